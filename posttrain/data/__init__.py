@@ -1,0 +1,1 @@
+"""Data: where prompts come from, how they are split, and in which order they are used."""

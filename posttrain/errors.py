@@ -1,0 +1,36 @@
+"""The errors that end a run, told apart by who has to act.
+
+A `UserError` is printed as one line with exit code 2: the user asked for something that cannot be done. A `RunError` is
+printed with what is known about the failure and exit code 1: something broke while the run was under way. Everything
+else is a bug of ours and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in the command, the configuration or the data: one line, exit code 2."""
+
+
+class RunError(Exception):
+    """Something failed while the run was under way: exit code 1."""
+
+
+class ActorFailure(RunError):
+    """A Ray actor died, raised, or stayed silent past `cluster.deadline_s`."""
+
+
+class WeightSyncError(RunError):
+    """The engine's weights are not the learner's after a publish."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The ending of an error line about an unknown name: the closest choices, or all of them when none is close.
+
+    >>> nearest("tau_ng", ["tau_pos", "tau_neg", "name"])
+    'did you mean tau_neg or tau_pos?'
+    """
+    known = sorted(choices)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"

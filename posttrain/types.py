@@ -1,0 +1,143 @@
+"""The nouns of the toolkit: Prompt, Turn, Episode, Group, Batch.
+
+They are plain records; what they mean to a reward, an engine or a learner is those modules' business. Shape suffixes:
+`_T` tokens of a stream. The example used in every docstring is one group of two episodes on the prompt "2 + 3 =":
+
+    prompt tokens  [10 11 12 13]
+    episode 0      turn 0 wrote [20 21 2], then a tool answered [30 31 32], then turn 1 wrote [22 2]
+    episode 1      turn 0 wrote [23 2] and was done
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Message = dict[str, Any]
+"""A chat message as chat templates take it: `role`, and `content` as text or a list of typed parts."""
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
+
+StopReason = Literal["stop", "length"]
+Status = Literal["complete", "truncated", "turn_limit", "failed"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Prompt:
+    """What an episode starts from.
+
+    In the example: id "arithmetic/17", task "arithmetic", messages [{"role": "user", "content": "2 + 3 ="}], reference "5".
+    `reference` is all that a rule reward may compare with; `metadata` is carried through to rewards and episode files.
+    """
+
+    id: str
+    task: str
+    messages: list[Message]
+    reference: Any
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class Turn:
+    """One uninterrupted piece of the policy's writing, and what came back.
+
+    In the example, episode 0 has two: token_ids [20 21 2] with observation_token_ids [30 31 32] (the template's tokens
+    around the tool's answer, up to where the policy goes on), then [22 2] with none.
+
+    token_ids: int64, as sampled, the stop token included where one was sampled; never decoded and encoded again.
+    logprobs: float32, one a token: log-probability under the distribution that was sampled from, in the engine.
+    policy_version: the number of optimizer steps behind the weights that wrote this turn.
+    """
+
+    token_ids: IntArray
+    logprobs: FloatArray
+    text: str
+    stop_reason: StopReason
+    policy_version: int
+    tool_call: dict[str, Any] | None = None
+    observation: str | None = None
+    observation_token_ids: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+@dataclass(slots=True, kw_only=True)
+class Episode:
+    """One sampled conversation: the unit that a reward scores.
+
+    In the example episode 0 holds two turns, status "complete", scores {"numeric": 1.0}, reward 1.0, advantage 1.0.
+
+    status: "complete" (the policy stopped by itself), "truncated" (cut by the completion length), "turn_limit", or
+    "failed" (no usable episode; `failure` says why, and it takes no part in scoring or training).
+    scores: one number a reward; reward: their weighted sum; advantage: set by the algorithm.
+    """
+
+    prompt_id: str
+    turns: list[Turn]
+    status: Status
+    scores: dict[str, float] = field(default_factory=dict)
+    reward: float = 0.0
+    advantage: float = 0.0
+    failure: str | None = None
+
+    @property
+    def num_completion_tokens(self) -> int:
+        """Tokens the policy wrote, all turns together (5 for episode 0 of the example)."""
+        return sum(len(turn.token_ids) for turn in self.turns)
+
+    @property
+    def text(self) -> str:
+        """What the policy wrote in its last turn, special tokens left out: the answer that rewards look at."""
+        return self.turns[-1].text if self.turns else ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Group:
+    """A prompt and its episodes: the unit of scoring, filtering, advantage and packing.
+
+    prompt_token_ids: int64, the rendered prompt as the engine was given it ([10 11 12 13] in the example).
+    """
+
+    prompt: Prompt
+    prompt_token_ids: IntArray
+    episodes: list[Episode]
+
+    @property
+    def rewards(self) -> list[float]:
+        """The episodes' rewards, in order."""
+        return [episode.reward for episode in self.episodes]
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """One micro-batch: a packed stream of T tokens in which each group's prompt stands once and its episodes branch off.
+
+    The example packs to T = 14:
+
+        token_ids         10 11 12 13 | 20 21  2 30 31 32 22  2 | 23  2
+        position_ids       0  1  2  3 |  4  5  6  7  8  9 10 11 |  4  5
+        segment_ids        0  0  0  0 |  1  1  1  1  1  1  1  1 |  2  2
+        prefix_ids         0  0  0  0 |  0  0  0  0  0  0  0  0 |  0  0
+        predictor_ids      -  -  -  - |  3  4  5  6  7  8  9 10 |  3 12
+        loss_weights       0  0  0  0 |  w  w  w  0  0  0  w  w |  v  v
+
+    A token sees the earlier tokens of its own segment and of its prefix segment. Token t is predicted from the hidden
+    state at predictor_ids[t] (-1 where nothing predicts it). loss_weights are final for the whole optimizer step, so
+    that a sum over all micro-batches of all ranks is the loss; 0 means not trained. behavior_logprobs are the engine's,
+    old_logprobs the learner's before the step (None: the policy being trained is the old policy).
+    """
+
+    token_ids: IntArray
+    position_ids: IntArray
+    segment_ids: IntArray
+    prefix_ids: IntArray
+    predictor_ids: IntArray
+    loss_weights: FloatArray
+    behavior_logprobs: FloatArray
+    advantages: FloatArray
+    old_logprobs: FloatArray | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the stream."""
+        return len(self.token_ids)
