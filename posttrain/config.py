@@ -7,10 +7,15 @@ imports neither torch, ray nor vllm: a mistake is told before any of them is loa
 Left out on purpose: keys that nobody should have to set (ports, actor names, file names), and any second name for a key.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from omegaconf import MISSING
+
+from posttrain.errors import UserError
 
 
 @dataclass
@@ -52,7 +57,17 @@ class TaskConfig:
 class AlgoConfig:
     """What every algorithm has; each one's file adds its own keys."""
 
-    name: str = MISSING
+    name: str = MISSING  # the algorithm's name in metrics and in run.dir; set by algo=<name>
+
+    def validate(self) -> None:
+        """Checks the algorithm's own keys; the base has none to check.
+
+        Raises UserError.
+        """
+
+    def run(self, config: "Config") -> None:
+        """Runs the whole of `config`. Heavy imports stand inside: a config must load without torch, ray or vllm."""
+        raise NotImplementedError(f"{type(self).__name__} has no run()")
 
 
 @dataclass
@@ -60,18 +75,18 @@ class TrainConfig:
     """The optimizer step."""
 
     steps: int = 60  # optimizer steps = minibatches times rollout batches
-    lr: float = 2e-5
+    lr: float = 2e-5  # peak learning rate of AdamW
     lr_schedule: str = "constant"  # constant, linear or cosine, after the warm-up
-    warmup_steps: int = 5
-    weight_decay: float = 0.0
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    max_grad_norm: float = 1.0
+    warmup_steps: int = 5  # optimizer steps of linear warm-up
+    weight_decay: float = 0.0  # AdamW's, decoupled
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # AdamW's two
+    max_grad_norm: float = 1.0  # gradients are scaled down to this global norm
     prompts_per_step: int = 8  # prompts in a rollout batch
     minibatches: int = 1  # optimizer steps a rollout batch is cut into
     microbatch_tokens: int = 2048  # packed tokens in one forward and backward pass
     shared_prefix: bool = True  # a group's prompt stands once in the stream; false: once an episode
     zero_stage: int = 1  # DeepSpeed ZeRO stage, 0 to 3
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = False  # less memory, one more forward pass
     head_chunk_tokens: int = 1024  # loss positions that meet the vocabulary at a time
 
 
@@ -81,7 +96,7 @@ class RolloutConfig:
 
     max_completion_tokens: int = 32  # tokens the policy may write in an episode, all turns together
     max_turns: int = 1  # turns an episode may have
-    temperature: float = 1.0
+    temperature: float = 1.0  # of sampling in training; 1 samples from the policy itself
     max_num_seqs: int = 128  # sequences an engine runs at a time
     kv_cache_gb: float = 1.0  # CPU engines: memory for the key-value cache
     gpu_memory_utilization: float = 0.85  # CUDA engines: share of the device's memory
@@ -92,12 +107,12 @@ class ClusterConfig:
     """Processes and where they run."""
 
     address: str = "local"  # local starts Ray here; auto or host:port joins a running cluster
-    num_engines: int = 1
+    num_engines: int = 1  # vLLM engines, one an actor
     num_learners: int = 1  # DeepSpeed ranks
     engine_cpus: int = 0  # threads of an engine; 0: all cores of this machine, shared fairly on cluster=local
     learner_cpus: int = 0  # threads of a learner rank; 0: as above
-    engine_gpus: int = 0
-    learner_gpus: int = 0
+    engine_gpus: int = 0  # GPUs of an engine; 0: on the CPU
+    learner_gpus: int = 0  # GPUs of a learner rank; 0: on the CPU
     deadline_s: float = 300.0  # an actor that makes no progress for this long ends the run
 
 
@@ -106,8 +121,8 @@ class EvalConfig:
     """Held-out evaluation; always before the first and after the last step."""
 
     every: int = 0  # steps between further evaluations; 0: none
-    num_prompts: int = 50
-    samples_per_prompt: int = 4
+    num_prompts: int = 50  # held-out prompts, the same ones every time
+    samples_per_prompt: int = 4  # episodes a prompt; eval/<task>/reward_mean is over all of them
 
 
 @dataclass
@@ -124,9 +139,73 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
-    algo: Any = MISSING
+    algo: Any = MISSING  # an AlgoConfig; Any, because each algorithm brings its own subclass
     train: TrainConfig = field(default_factory=TrainConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
+
+
+_POSITIVE = (
+    *("run.checkpoint_every", "run.keep_checkpoints", "model.context_tokens", "task.num_examples"),
+    *("train.steps", "train.lr", "train.max_grad_norm", "train.prompts_per_step", "train.minibatches"),
+    *("train.microbatch_tokens", "train.head_chunk_tokens", "rollout.max_completion_tokens", "rollout.max_turns"),
+    *("rollout.temperature", "rollout.max_num_seqs", "rollout.kv_cache_gb", "cluster.num_engines", "cluster.num_learners"),
+    *("cluster.deadline_s", "eval.num_prompts", "eval.samples_per_prompt"),
+)
+_NOT_NEGATIVE = (
+    *("run.seed", "train.warmup_steps", "train.weight_decay", "cluster.engine_cpus", "cluster.learner_cpus"),
+    *("cluster.engine_gpus", "cluster.learner_gpus", "eval.every"),
+)
+_CHOICES: dict[str, tuple[str | int, ...]] = {
+    "model.dtype": ("bfloat16", "float32"),
+    "task.source": ("reasoning_gym", "file"),
+    "train.lr_schedule": ("constant", "linear", "cosine"),
+    "train.zero_stage": (0, 1, 2, 3),
+}
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **{key: (lambda value: math.isfinite(value) and value > 0, "a number above 0") for key in _POSITIVE},
+    **{key: (lambda value: math.isfinite(value) and value >= 0, "0 or more") for key in _NOT_NEGATIVE},
+    **{key: (known.__contains__, f"one of {', '.join(map(str, known))}") for key, known in _CHOICES.items()},
+    "model.path": (bool, "a folder, a hub name or builtin:<name>"),
+    "train.betas": (lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "two numbers from 0 to below 1"),
+    "task.heldout_fraction": (lambda share: 0 < share < 1, "a number between 0 and 1"),
+    "task.rewards": (lambda rewards: bool(rewards) and all(map(math.isfinite, rewards.values())), "at least one reward name: weight"),
+    "rollout.gpu_memory_utilization": (lambda share: 0 < share <= 1, "a number above 0 and at most 1"),
+    "weights.canary_tolerance": (lambda value: value is None or (math.isfinite(value) and value > 0), "null or a number above 0"),
+}
+
+
+def validate(config: Config) -> None:
+    """Checks what types cannot say, before anything heavy is loaded; then the algorithm checks its own keys.
+
+    Raises UserError: with the key, what was got and what was expected.
+    """
+    for key, (holds, expected) in _RULES.items():
+        got = attrgetter(key)(config)
+        if not holds(got):
+            raise UserError(f"{key}: got {got!r}, expected {expected}")
+    train, task = config.train, config.task
+    together = (
+        (config.run.dir or not config.run.resume, "run.resume=true: needs run.dir=<the run to continue>"),
+        (
+            train.minibatches <= train.prompts_per_step,
+            f"train.minibatches: got {train.minibatches}, expected at most train.prompts_per_step={train.prompts_per_step}",
+        ),
+        (
+            train.steps % train.minibatches == 0,
+            f"train.steps: got {train.steps}, expected a multiple of train.minibatches={train.minibatches}",
+        ),
+        (
+            config.rollout.max_completion_tokens < config.model.context_tokens,
+            f"rollout.max_completion_tokens: got {config.rollout.max_completion_tokens}, expected less than "
+            f"model.context_tokens={config.model.context_tokens}, which holds the prompt too",
+        ),
+        (task.source != "reasoning_gym" or task.family, "task.family: got null, expected a reasoning_gym dataset, such as chain_sum"),
+        (task.source != "file" or task.path, "task.path: got null, expected a .jsonl or .parquet file, because task.source=file"),
+    )
+    for holds_together, message in together:
+        if not holds_together:
+            raise UserError(message)
+    config.algo.validate()

@@ -1,0 +1,144 @@
+"""`python -m posttrain.run`: argv -> config -> the algorithm's run.
+
+Hydra composes the configuration and owns the options (`--cfg job`, `-m`, `--config-dir`, ...). What is added here: the
+schema, a `--help` that says what each key means, and one line with exit code 2 for a user's mistake. Nothing heavy is
+imported before the configuration is known to be good; the algorithm imports the rest in its own `run`.
+
+Exit codes: 0 done, 1 the run failed, 2 a mistake in the command or its files, 130 interrupted.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.conf import HydraConf, RunDir, SweepDir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from posttrain import plugins
+from posttrain.config import AlgoConfig, Config, validate
+from posttrain.errors import RunError, UserError
+from posttrain.help import help_text
+from posttrain.mistakes import explain
+
+ALGORITHMS = "posttrain.algorithms"
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    try:
+        _dispatch(sys.argv[1:])
+    except (UserError, RunError) as error:
+        return _report(error)
+    except KeyboardInterrupt:
+        print("posttrain: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def known_algorithms() -> dict[str, type[AlgoConfig]]:
+    """The configuration class of every installed algorithm, by name.
+
+    Raises UserError: an entry point that is not a subclass of AlgoConfig.
+    """
+    known: dict[str, type[AlgoConfig]] = {}
+    for name in plugins.names(ALGORITHMS):
+        loaded = plugins.load(ALGORITHMS, name)
+        if not (isinstance(loaded, type) and issubclass(loaded, AlgoConfig)):
+            raise UserError(f"algorithm {name}: the entry point holds {loaded!r}, expected a subclass of posttrain.config.AlgoConfig")
+        known[name] = loaded
+    return known
+
+
+def to_config(composed: DictConfig, algorithms: dict[str, type[AlgoConfig]]) -> Config:
+    """The dataclasses behind a composed configuration, checked.
+
+    Merged into the schema once more because Hydra lets `+key=value` and a user's own YAML add keys that no dataclass has.
+
+    Raises UserError: a missing or unknown key, or a value that `validate` refuses.
+    """
+    kind = None if OmegaConf.is_missing(composed, "algo") else OmegaConf.get_type(composed, "algo")
+    if not (isinstance(kind, type) and issubclass(kind, AlgoConfig)):
+        raise UserError(f"algo=... is required; known: {', '.join(algorithms)} (a YAML file of algo/ starts from one: defaults: [<name>])")
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config(algo=kind())), OmegaConf.to_container(composed)))
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error, algorithms, overrides=())) from error
+    assert isinstance(config, Config)
+    validate(config)
+    return config
+
+
+def _dispatch(argv: list[str]) -> None:
+    options, overrides = _read_options(argv)
+    algorithms = known_algorithms()
+    if options.help:
+        print(help_text(algorithms, options.config_dir))
+        return
+    started: list[str] = []
+
+    def job(composed: DictConfig) -> None:
+        started.append("job")
+        try:
+            config = to_config(composed, algorithms)
+            config.algo.run(config)
+        except (UserError, RunError) as error:
+            # Hydra would put a line of its own before an Exception; SystemExit passes through it.
+            sys.exit(_report(error))
+
+    # Hydra then raises what went wrong instead of printing it.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with tempfile.TemporaryDirectory() as scratch:
+        _register(algorithms, scratch)
+        try:
+            hydra.main(version_base="1.3", config_path="pkg://posttrain.configs", config_name="config")(job)()
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+            if started:
+                raise
+            raise UserError(explain(error, algorithms, overrides)) from error
+
+
+def _read_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Hydra's own options, read ahead of it; overrides may stand before, between and after them."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        options, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; --help lists the options") from error
+    unknown = [word for word in rest if word.startswith("-")]
+    if unknown:
+        raise UserError(f"unknown option {unknown[0]}; --help lists the options, and a key is set as <key>=<value>")
+    overrides = [*options.overrides, *rest]
+    sys.argv[1:] = [*overrides, *(word for word in argv if word not in overrides)]
+    return options, overrides
+
+
+def _register(algorithms: dict[str, type[AlgoConfig]], scratch: str) -> None:
+    """Tells Hydra the schema, and to leave folders, files and logging alone; a sweep's own record goes to `scratch`."""
+    settings = HydraConf(run=RunDir("."), sweep=SweepDir(scratch, "."), output_subdir=None)
+    ours = {"output": None, "hydra_logging": "none", "job_logging": "none"}
+    settings.defaults = [{group: ours.get(group, choice)} for entry in settings.defaults for group, choice in entry.items()]
+    store = ConfigStore.instance()
+    store.store(group="hydra", name="config", node=settings, provider="posttrain")
+    store.store(name="config_schema", node=Config, provider="posttrain")
+    for name, kind in algorithms.items():
+        store.store(group="algo", name=name, node=kind, provider="posttrain")
+
+
+def _report(error: UserError | RunError) -> int:
+    if isinstance(error, UserError):
+        print(f"posttrain: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(error, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
