@@ -185,25 +185,25 @@ def validate(config: Config) -> None:
     for key, (holds, expected) in _RULES.items():
         got = attrgetter(key)(config)
         if not holds(got):
-            raise UserError(f"{key}: got {got!r}, expected {expected}")
+            raise UserError(f"{key}={got}: expected {expected}")
     train, task = config.train, config.task
     together = (
         (config.run.dir or not config.run.resume, "run.resume=true: needs run.dir=<the run to continue>"),
         (
             train.minibatches <= train.prompts_per_step,
-            f"train.minibatches: got {train.minibatches}, expected at most train.prompts_per_step={train.prompts_per_step}",
+            f"train.minibatches={train.minibatches}: expected at most train.prompts_per_step={train.prompts_per_step}",
         ),
         (
             train.steps % train.minibatches == 0,
-            f"train.steps: got {train.steps}, expected a multiple of train.minibatches={train.minibatches}",
+            f"train.steps={train.steps}: expected a multiple of train.minibatches={train.minibatches}",
         ),
         (
             config.rollout.max_completion_tokens < config.model.context_tokens,
-            f"rollout.max_completion_tokens: got {config.rollout.max_completion_tokens}, expected less than "
+            f"rollout.max_completion_tokens={config.rollout.max_completion_tokens}: expected less than "
             f"model.context_tokens={config.model.context_tokens}, which holds the prompt too",
         ),
-        (task.source != "reasoning_gym" or task.family, "task.family: got null, expected a reasoning_gym dataset, such as chain_sum"),
-        (task.source != "file" or task.path, "task.path: got null, expected a .jsonl or .parquet file, because task.source=file"),
+        (task.source != "reasoning_gym" or task.family, "task.family=null: expected a reasoning_gym dataset, such as chain_sum"),
+        (task.source != "file" or task.path, "task.path=null: expected a .jsonl or .parquet file, because task.source=file"),
     )
     for holds_together, message in together:
         if not holds_together:

@@ -38,8 +38,8 @@ def explain(error: Exception, algorithms: Mapping[str, type[AlgoConfig]], overri
     if isinstance(located, MissingMandatoryValue):
         return f"{key} is required: give {key}=<value>"
     if isinstance(located, ValidationError):
-        got = "null" if located.value is None else repr(located.value)
-        return f"{key}: got {got}, expected {_expected(key, keys)}"
+        got = "null" if located.value is None else located.value
+        return f"{key}={got}: expected {_expected(key, keys)}"
     if isinstance(located, (ConfigAttributeError, ConfigKeyError)):
         return _unknown_key(_as_typed(key, overrides), keys)
     return f"{key}: {str(located).splitlines()[0]}"
