@@ -1,0 +1,94 @@
+"""What a run prints: the plan, a line a step, and the result."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console as RichConsole
+from rich.table import Table
+
+from posttrain.cluster import Cluster
+from posttrain.config import Config
+from posttrain.inputs import Inputs
+from posttrain.stats import Row
+
+
+class Console:
+    """Prints to standard output; on a terminal, a status line says what is going on right now."""
+
+    def __init__(self, total_steps: int) -> None:
+        """total_steps: optimizer steps of the whole run."""
+        self.total_steps = total_steps
+        self._out = RichConsole(highlight=False, soft_wrap=True)
+        self._status = self._out.status("starting")
+        self._started = time.monotonic()
+        self._step_seconds: list[float] = []
+
+    def __enter__(self) -> Self:
+        """Starts the status line."""
+        if self._out.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Ends the status line."""
+        self._status.stop()
+
+    def plan(self, config: Config, inputs: Inputs, cluster: Cluster, folder: Path) -> None:
+        """The table of what will happen, so that nobody has to guess what a batch is."""
+        train, group_size = config.train, config.algo.group_size
+        engines, learners = cluster.engines, cluster.learners
+        table = Table(title=f"posttrain {config.algo.name}", show_header=False)
+        rows = {
+            "model": f"{config.model.path}, {config.model.dtype}",
+            "task": f"{config.task.name}: {len(inputs.train)} training prompts, {len(inputs.heldout)} held out",
+            "rewards": ", ".join(f"{weight:g} x {name}" for name, weight in config.task.rewards.items()),
+            "rollout batch": f"{train.prompts_per_step} prompts x group of {group_size} = {train.prompts_per_step * group_size} episodes",
+            "completion": f"up to {config.rollout.max_completion_tokens} tokens in {config.rollout.max_turns} turn(s), "
+            f"temperature {config.rollout.temperature:g}",
+            "optimizer": f"{train.steps} steps, {train.minibatches} a rollout batch, lr {train.lr:g} {train.lr_schedule}, ZeRO {train.zero_stage}",
+            "micro-batch": f"up to {train.microbatch_tokens} packed tokens",
+            "processes": f"{engines.count} engine(s) x {engines.cpus} threads {engines.gpus} GPUs, "
+            f"{learners.count} learner(s) x {learners.cpus} threads {learners.gpus} GPUs",
+            "evaluation": f"{min(config.eval.num_prompts, len(inputs.heldout))} prompts x {config.eval.samples_per_prompt} samples",
+            "seed": str(config.run.seed),
+            "files": str(folder),
+        }
+        for name, value in rows.items():
+            table.add_row(name, value)
+        self._out.print(table)
+
+    def phase(self, text: str) -> None:
+        """What is going on right now; shown on a terminal only."""
+        self._status.update(text)
+
+    def step(self, row: Mapping[str, float | int]) -> None:
+        """One line for a finished step."""
+        self._step_seconds.append(float(row["time/step_s"]))
+        recent = self._step_seconds[-20:]
+        left_s = (self.total_steps - int(row["step"])) * sum(recent) / len(recent)
+        self._out.print(
+            f"step {row['step']:>4}/{self.total_steps}  reward {row['reward/mean']:.3f}  length {row['rollout/completion_tokens_mean']:.1f}  "
+            f"mismatch {row['mismatch/logprob_abs_mean']:.4f} (max {row['mismatch/logprob_abs_max']:.3f})  "
+            f"rollout {row['time/rollout_s']:.1f}s reward {row['time/reward_s']:.1f}s learn {row['time/learn_s']:.1f}s "
+            f"publish {row['time/publish_s']:.1f}s  left {_clock(left_s)}"
+        )
+
+    def evaluation(self, when: str, values: Row) -> None:
+        """One line for an evaluation."""
+        text = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if name.startswith("eval/") and "version" not in name)
+        self._out.print(f"{when}: {text}")
+
+    def done(self, checkpoint: Path) -> None:
+        """The last line."""
+        self._out.print(f"done in {_clock(time.monotonic() - self._started)}; the trained model is {checkpoint / 'hf'}")
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self._out.print(text)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,132 @@
+"""The actors of a run, as the driver uses them: `Learners` (the DeepSpeed ranks) and `Engines` (the vLLM engines).
+
+Thin: each method says which actors are called with what, and puts their answers together. What crosses processes is
+here; what is computed is in `posttrain.learner` and `posttrain.rollout.engine`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from posttrain.algorithms.losses import Objective
+from posttrain.cluster import Call, Cluster
+from posttrain.learner_spec import LearnerSpec
+from posttrain.packing import sequence_batch, spread
+from posttrain.rollout.engine import EngineSpec
+from posttrain.rollout.env import Environment
+from posttrain.rollout.loop import EpisodeJob
+from posttrain.stats import LearnerStats
+from posttrain.types import Batch, Episode, FloatArray, Group, IntArray, Prompt
+from posttrain.weights import EngineReceipt, WeightsManifest, verify
+
+RenderedPrompt = tuple[Prompt, IntArray]
+LEARNER = "posttrain.learner:Learner"
+ENGINE = "posttrain.rollout.engine:Engine"
+
+
+class Learners:
+    """All ranks of the trained model."""
+
+    def __init__(self, cluster: Cluster, make_spec: Callable[[int], LearnerSpec]) -> None:
+        """Creates the processes; `start` builds the model. make_spec takes the threads of a rank."""
+        self.cluster = cluster
+        placement = cluster.learners
+        self.members = [cluster.spawn(f"learner_{i}", LEARNER, make_spec(placement.cpus), placement) for i in range(placement.count)]
+
+    def begin_start(self) -> list[Call]:
+        """Lets every rank join the process group and load; returns the calls to wait for."""
+        self.cluster.identify(self.members)
+        host, port = self.cluster.wait([self.cluster.call(self.members[0], "rendezvous")])[0]
+        return [self.cluster.call(m, "start", i, len(self.members), host, port) for i, m in enumerate(self.members)]
+
+    def step(self, batches: Sequence[Batch], objective: Objective) -> LearnerStats:
+        """One optimizer step over micro-batches that make up the whole step."""
+        shares = spread(batches, len(self.members))
+        calls = [self.cluster.call(member, "step", share, objective) for member, share in zip(self.members, shares, strict=True)]
+        return LearnerStats.merge(self.cluster.wait(calls))
+
+    def score_in_place(self, batches: Sequence[Batch], temperature: float) -> None:
+        """Sets old_logprobs of every batch to the current model's log-probabilities."""
+        shares = spread(batches, len(self.members))
+        calls = [self.cluster.call(member, "score", share, temperature) for member, share in zip(self.members, shares, strict=True)]
+        for share, scored in zip(shares, self.cluster.wait(calls), strict=True):
+            for batch, logprobs_N in zip(share, scored, strict=True):
+                batch.old_logprobs = batch.behavior_logprobs.copy()
+                batch.old_logprobs[batch.loss_weights != 0] = logprobs_N
+
+    def score_sequence(self, token_ids: IntArray) -> FloatArray:
+        """Log-probabilities of token_ids[1:] at temperature 1."""
+        scored: list[FloatArray] = self.cluster.call_all(self.members, "score", [sequence_batch(token_ids)], 1.0)[0]
+        return scored[0]
+
+    def export(self) -> tuple[Any, WeightsManifest]:
+        """A reference to all weights in the object store, and their manifest."""
+        calls, payloads = zip(*[self.cluster.call_pair(member, "export") for member in self.members], strict=True)
+        manifest, *_ = self.cluster.wait(calls)
+        return payloads[0], manifest
+
+    def save(self, folder: str) -> None:
+        """Writes a checkpoint and a Hugging Face folder."""
+        self.cluster.call_all(self.members, "save", folder)
+
+    def load(self, folder: str) -> None:
+        """Continues from a checkpoint."""
+        self.cluster.call_all(self.members, "load", folder)
+
+
+class Engines:
+    """All rollout engines."""
+
+    def __init__(self, cluster: Cluster, make_spec: Callable[[int], EngineSpec]) -> None:
+        """Creates the processes; make_spec takes the threads of an engine."""
+        self.cluster = cluster
+        placement = cluster.engines
+        self.members = [cluster.spawn(f"engine_{i}", ENGINE, make_spec(placement.cpus), placement) for i in range(placement.count)]
+
+    def begin_start(self) -> list[Call]:
+        """Lets every engine load; returns the calls to wait for."""
+        self.cluster.identify(self.members)
+        return [self.cluster.call(member, "start") for member in self.members]
+
+    def sample(self, prompts: Sequence[RenderedPrompt], group_size: int, environment: Environment, seed: int) -> Iterator[tuple[int, Group]]:
+        """Samples `group_size` episodes a prompt; yields (index into prompts, group) as groups are complete.
+
+        Prompts are dealt to engines in turn, a whole group to one engine, so that its prompt is computed once.
+        """
+        shares: list[list[EpisodeJob]] = [[] for _ in self.members]
+        for index, (prompt, token_ids) in enumerate(prompts):
+            jobs = [EpisodeJob(key=(index, k), prompt=prompt, prompt_token_ids=token_ids) for k in range(group_size)]
+            shares[index % len(shares)] += jobs
+        calls = [
+            self.cluster.call_stream(member, "rollout", share, environment, seed + i)
+            for i, (member, share) in enumerate(zip(self.members, shares, strict=True))
+            if share
+        ]
+        episodes: dict[int, dict[int, Episode]] = {}
+        for (index, k), episode in self.cluster.stream(calls):
+            group = episodes.setdefault(index, {})
+            group[k] = episode
+            if len(group) == group_size:
+                prompt, token_ids = prompts[index]
+                yield index, Group(prompt=prompt, prompt_token_ids=token_ids, episodes=[group[k] for k in range(group_size)])
+
+    def load(self, weights: Any, policy_version: int, canary: IntArray) -> list[EngineReceipt]:
+        """Gives every engine the weights and lets it score the canary."""
+        loads = [self.cluster.call(member, "load", weights, policy_version) for member in self.members]
+        fingerprints = self.cluster.wait(loads)
+        scores = self.cluster.call_all(self.members, "canary", canary)
+        return [
+            EngineReceipt(engine=member.name, fingerprints=prints, canary_logprobs=logprobs, canary_cached_tokens=cached)
+            for member, prints, (logprobs, cached) in zip(self.members, fingerprints, scores, strict=True)
+        ]
+
+
+def publish(learners: Learners, engines: Engines, *, policy_version: int, canary: IntArray, tolerance: float) -> float:
+    """Brings every engine to the learner's weights and proves it; returns the largest canary difference.
+
+    Raises:
+        WeightSyncError: an engine does not hold the learner's weights.
+    """
+    weights, manifest = learners.export()
+    receipts = engines.load(weights, policy_version, canary)
+    return verify(manifest, learners.score_sequence(canary), receipts, tolerance)
+

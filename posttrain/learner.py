@@ -1,0 +1,231 @@
+"""The learner: one DeepSpeed rank in a Ray actor. It takes packed batches and an objective and knows neither algorithm nor task.
+
+What lives here: the optimizer step, scoring, the export of weights, saving and loading. What does not: how batches are
+made (`posttrain.packing`), what the loss is (`posttrain.algorithms.losses`), how ranks are started (`posttrain.cluster`).
+
+Every method is called on all ranks at once and takes part in collectives; results that need only one copy come from
+rank 0. Shape suffixes: `_T` tokens of a stream, `_N` its trained tokens.
+"""
+
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import nullcontext
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import numpy as np
+import ray
+import torch
+from torch import Tensor
+
+from posttrain.algorithms.losses import LossTokens, Objective
+from posttrain.config import TrainConfig
+from posttrain.errors import RunError
+from posttrain.learner_spec import LearnerSpec
+from posttrain.model import TokenScorer, load_model, load_tokenizer
+from posttrain.stats import LearnerStats
+from posttrain.types import Batch, FloatArray
+from posttrain.weights import SentTensor, WeightsManifest, WeightsPayload, fingerprint
+from posttrain.worker import Worker
+
+
+class Learner(Worker):
+    """One rank of the trained model."""
+
+    def __init__(self, spec: LearnerSpec) -> None:
+        """Only notes what to build; `start` builds it, once every rank has a process."""
+        super().__init__()
+        self.spec = spec
+
+    def rendezvous(self) -> tuple[str, int]:
+        """This node's address and a port that is free now: where rank 0 lets the others find it."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), int(probe.getsockname()[1])
+
+    def start(self, rank: int, world_size: int, master_host: str, master_port: int) -> int:
+        """Joins the process group and builds model, optimizer and schedule; returns the number of parameters."""
+        os.environ.update(
+            RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world_size), MASTER_ADDR=master_host, MASTER_PORT=str(master_port)
+        )
+        torch.set_num_threads(self.spec.threads)
+        torch.manual_seed(self.spec.seed)
+        self.rank, self.world_size = rank, world_size
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo")
+        self.advance()
+        train = self.spec.train
+        self.model = load_model(self.spec.model_path, self.spec.dtype)
+        if train.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        num_parameters = self.model.num_parameters()
+        self.advance()
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=train.lr, betas=(train.betas[0], train.betas[1]), weight_decay=train.weight_decay, fused=True
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, train))
+        self.engine, *_ = deepspeed.initialize(
+            model=TokenScorer(self.model, train.head_chunk_tokens),
+            optimizer=optimizer,
+            lr_scheduler=schedule,
+            config=deepspeed_config(train, self.spec.dtype),
+        )
+        self._clip_without_zero(optimizer)
+        self.engine.train()
+        self.advance()
+        return int(num_parameters)
+
+    def _clip_without_zero(self, optimizer: torch.optim.Optimizer) -> None:
+        """Plain float32 data parallelism: DeepSpeed's own clipping does not tell the norm, so it is done here."""
+        self._plain_grad_norm = 0.0
+        self._is_plain = self.spec.train.zero_stage == 0 and self.spec.dtype == "float32"
+        if not self._is_plain:
+            return
+
+        def clip(*_: object) -> None:
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.train.max_grad_norm)
+            self._plain_grad_norm = norm.item()
+
+        optimizer.register_step_pre_hook(clip)
+
+    def step(self, batches: Sequence[Batch], objective: Objective) -> LearnerStats:
+        """One optimizer step over this rank's micro-batches; the statistics are those of this rank alone.
+
+        The loss is the sum over all ranks of loss_weights times the objective: DeepSpeed averages gradients over ranks,
+        so each rank's sum is multiplied by their number.
+        """
+        stats = LearnerStats(is_off_policy=any(batch.old_logprobs is not None for batch in batches))
+        for batch in batches:
+            logprobs_N, entropies_N = self._score(batch, self.spec.temperature)
+            tokens = self._loss_tokens(batch, logprobs_N)
+            weights_N = self._trained(batch, batch.loss_weights)
+            loss = (weights_N * objective(tokens)).sum()
+            self.engine.backward(loss * self.world_size)
+            stats.add(loss.item(), *_as_numpy(tokens.policy_logprobs_N, tokens.old_logprobs_N, tokens.behavior_logprobs_N, entropies_N))
+            self.advance()
+        stats.lr = float(self.engine.get_lr()[0])
+        self.engine.step()
+        norm = self._plain_grad_norm if self._is_plain else self.engine.get_global_grad_norm()
+        stats.grad_norm = float(norm)
+        if not np.isfinite(stats.grad_norm):
+            raise RunError(f"the gradient norm is {stats.grad_norm}: nothing after this step can be trusted")
+        self.advance()
+        return stats
+
+    def score(self, batches: Sequence[Batch], temperature: float) -> list[FloatArray]:
+        """Log-probabilities under the current weights, one array a batch, of the trained tokens in stream order."""
+        scored = []
+        with torch.no_grad():
+            for batch in batches:
+                logprobs_N, _ = self._score(batch, temperature)
+                scored.append(logprobs_N.float().cpu().numpy())
+                self.advance()
+        return scored
+
+    def export(self) -> tuple[WeightsManifest, WeightsPayload]:
+        """All weights by their Hugging Face names, tied ones under each name, and their fingerprints; nothing but on rank 0."""
+        with self._gathered():
+            if self.rank:
+                return {}, []
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+            sent = [SentTensor.of(name, tensor) for name, tensor in tensors.items()]
+            manifest = {item.name: fingerprint(item) for item in sent}
+        self.advance()
+        return manifest, sent
+
+    def save(self, folder: str) -> None:
+        """Everything that resuming needs, under `folder`/deepspeed, and a Hugging Face folder under `folder`/hf."""
+        self.engine.save_checkpoint(str(Path(folder) / "deepspeed"), tag="state")
+        self.advance()
+        with self._gathered():
+            if not self.rank:
+                state = {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
+                self.model.save_pretrained(str(Path(folder) / "hf"), state_dict=state)
+                load_tokenizer(self.spec.model_path).save_pretrained(str(Path(folder) / "hf"))
+        self.advance()
+
+    def load(self, folder: str) -> None:
+        """Continues from what `save` wrote.
+
+        Raises:
+            RunError: the checkpoint is not whole or was written by another number of ranks.
+        """
+        path, _ = self.engine.load_checkpoint(str(Path(folder) / "deepspeed"), tag="state")
+        if path is None:
+            raise RunError(f"rank {self.rank} found no state in {folder}/deepspeed")
+        self.advance()
+
+    def _gathered(self) -> Any:
+        """Under ZeRO 3 parameters are whole only inside this context."""
+        if self.spec.train.zero_stage < 3:
+            return nullcontext()
+        return deepspeed.zero.GatheredParameters(list(self.model.parameters()))
+
+    def _score(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+        trained = np.flatnonzero(batch.loss_weights)
+        predictors = np.stack([trained, batch.predictor_ids[trained]])
+        logprobs_N, entropies_N = self.engine(
+            self._tensor(batch.token_ids), self._tensor(batch.position_ids), self._attends(batch), self._tensor(predictors), temperature
+        )
+        return logprobs_N, entropies_N
+
+    def _attends(self, batch: Batch) -> Tensor:
+        """bool (T, T): row t may see the earlier columns of its own segment and of its prefix segment."""
+        segments_T, prefixes_T = self._tensor(batch.segment_ids), self._tensor(batch.prefix_ids)
+        own_or_prefix = (segments_T[:, None] == segments_T[None]) | (prefixes_T[:, None] == segments_T[None])
+        return own_or_prefix.tril()
+
+    def _loss_tokens(self, batch: Batch, policy_logprobs_N: Tensor) -> LossTokens:
+        old_logprobs_N = policy_logprobs_N.detach() if batch.old_logprobs is None else self._trained(batch, batch.old_logprobs)
+        return LossTokens(
+            policy_logprobs_N=policy_logprobs_N,
+            old_logprobs_N=old_logprobs_N,
+            behavior_logprobs_N=self._trained(batch, batch.behavior_logprobs),
+            advantages_N=self._trained(batch, batch.advantages),
+            segments_N=self._trained(batch, batch.segment_ids),
+        )
+
+    def _trained(self, batch: Batch, values_T: Any) -> Tensor:
+        return self._tensor(values_T[batch.loss_weights != 0])
+
+    def _tensor(self, values: Any) -> Tensor:
+        return torch.tensor(values, device=self.device)
+
+
+def _as_numpy(*tensors_N: Tensor) -> list[FloatArray]:
+    return [tensor.detach().float().cpu().numpy() for tensor in tensors_N]
+
+
+def lr_factor(step: int, train: TrainConfig) -> float:
+    """The learning rate of optimizer step `step` (from 0) as a share of train.lr.
+
+    Rises linearly and reaches 1 at step `warmup_steps` - 1, so that no step is wasted on a rate of 0; then stays
+    (constant), falls to 0 at train.steps (linear), or follows half a cosine to 0 (cosine).
+    """
+    if step < train.warmup_steps:
+        return (step + 1) / train.warmup_steps
+    left = (train.steps - step) / max(1, train.steps - train.warmup_steps)
+    shapes = {"constant": 1.0, "linear": max(0.0, left), "cosine": 0.5 * (1 - cos(pi * max(0.0, left)))}
+    return shapes[train.lr_schedule]
+
+
+def deepspeed_config(train: TrainConfig, dtype: str) -> dict[str, Any]:
+    """DeepSpeed's configuration: the caller decides where a step ends, and gradients add up in float32."""
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {"stage": train.zero_stage, "overlap_comm": False},
+        "steps_per_print": None,
+    }
+    is_plain = train.zero_stage == 0 and dtype == "float32"
+    config["gradient_clipping"] = 0.0 if is_plain else train.max_grad_norm
+    if dtype == "bfloat16":
+        config["bf16"] = {"enabled": True}
+        if train.zero_stage:
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config

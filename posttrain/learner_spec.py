@@ -1,0 +1,17 @@
+"""What a learner is told of the configuration; apart from `learner.py` so that the driver does not load DeepSpeed."""
+
+from dataclasses import dataclass
+
+from posttrain.config import TrainConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerSpec:
+    """What a learner needs to know of the configuration."""
+
+    model_path: str
+    dtype: str
+    train: TrainConfig
+    temperature: float
+    seed: int
+    threads: int

@@ -1,0 +1,99 @@
+"""Models as the learner uses them: loading, and log-probabilities of chosen tokens.
+
+What lives here: Hugging Face models and tokenizers by path, and `TokenScorer`, which runs the body over a packed stream
+and the head over the trained positions only. What does not: the built-in models (`posttrain.builtin_models`), devices,
+optimizers, losses.
+
+Shape suffixes: `_T` tokens of a stream, `_N` its trained positions, `_H` hidden size, `_V` vocabulary.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from posttrain.errors import UserError
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of a Hugging Face folder or hub name.
+
+    Raises:
+        UserError: nothing usable at `path`, or the tokenizer has no chat template.
+    """
+    tokenizer = _from_pretrained(AutoTokenizer, path)
+    if not tokenizer.chat_template:
+        raise UserError(f"model.path={path} has no chat template: prompts cannot be rendered; give a chat or instruct model")
+    return tokenizer
+
+
+def max_context_tokens(path: str) -> int:
+    """The longest sequence the model's configuration allows."""
+    config = _from_pretrained(AutoConfig, path).get_text_config()
+    return int(config.max_position_embeddings)
+
+
+def load_model(path: str, dtype: str) -> PreTrainedModel:
+    """The causal language model at `path`, on the CPU, with sdpa attention and dropout as its configuration says."""
+    model: PreTrainedModel = _from_pretrained(AutoModelForCausalLM, path, dtype=DTYPES[dtype], attn_implementation="sdpa")
+    return model
+
+
+def _from_pretrained(auto_class: Any, path: str, **options: Any) -> Any:
+    try:
+        return auto_class.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        kind = "folder" if Path(path).exists() else "missing folder or unknown hub name"
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"model.path={path} ({kind}) cannot be loaded: {first_line}") from error
+
+
+class TokenScorer(nn.Module):
+    """Log-probabilities and entropies of the trained tokens of one packed stream.
+
+    The head and the log-softmax meet `chunk_tokens` positions at a time and are recomputed in backward, so that logits
+    of shape (T, V) never exist. Models whose head applies more than a linear layer (soft-capped logits) are not
+    supported.
+    """
+
+    def __init__(self, model: PreTrainedModel, chunk_tokens: int) -> None:
+        """Wraps `model` without changing it."""
+        super().__init__()
+        self.model = model
+        self.chunk_tokens = chunk_tokens
+
+    def forward(
+        self, token_ids_T: Tensor, position_ids_T: Tensor, attends_TT: Tensor, predictors_N: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Scores token_ids_T at the positions whose predictors_T is not negative.
+
+        token_ids_T, position_ids_T: int64 (T,). attends_TT: bool (T, T), true where the row may see the column.
+        predictors_N: int64 (2, N), the trained positions and the positions they are predicted from.
+        Returns float32 log-probabilities (N,), with gradient, and entropies in nats (N,), without.
+        """
+        hidden_TH = self.model.base_model(
+            input_ids=token_ids_T[None], position_ids=position_ids_T[None], attention_mask=attends_TT[None, None], use_cache=False
+        ).last_hidden_state[0]
+        trained_N, sources_N = predictors_N
+        chunks = zip(hidden_TH[sources_N].split(self.chunk_tokens), token_ids_T[trained_N].split(self.chunk_tokens), strict=True)
+        scored = [self._score_chunk(hidden, targets, temperature) for hidden, targets in chunks]
+        return torch.cat([logprobs for logprobs, _ in scored]), torch.cat([entropies for _, entropies in scored])
+
+    def _score_chunk(self, hidden_NH: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        head = self.model.get_output_embeddings()
+        entropies: list[Tensor] = []
+
+        def logprobs(hidden_NH: Tensor) -> Tensor:
+            log_softmax_NV = torch.log_softmax(head(hidden_NH).float() / temperature, dim=-1)
+            if not entropies:  # the recomputation in backward has no use for them
+                with torch.no_grad():
+                    entropies.append(-(log_softmax_NV.exp() * log_softmax_NV).sum(-1))
+            return log_softmax_NV.gather(1, targets_N[:, None])[:, 0]
+
+        scored_N = checkpoint(logprobs, hidden_NH, use_reentrant=False)
+        return scored_N, entropies[0]

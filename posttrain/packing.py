@@ -1,0 +1,191 @@
+"""Groups to batches: the only place where token streams and loss weights are made.
+
+Everything here is done once for a whole optimizer step, before the step is cut into micro-batches and spread over ranks,
+so that neither can change the result. Numpy only; what a batch becomes on a device is the learner's business.
+
+Order of work: `loss_weights` for the step, `_cut` each group to the token budget, `_fill` micro-batches longest first,
+`_stream` writes one micro-batch, `spread` deals micro-batches to ranks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from posttrain.types import Batch, Episode, FloatArray, Group, IntArray
+
+Normalization = Literal["sequence_mean", "token_mean"]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Branch:
+    """One episode as it will stand in a stream: tokens after the prompt, and which of them are trained."""
+
+    token_ids: IntArray
+    is_trained: IntArray
+    behavior_logprobs: FloatArray
+    loss_weight: float
+    advantage: float
+
+
+@dataclass(slots=True, kw_only=True)
+class _Tree:
+    """A prompt and branches that share it in one micro-batch."""
+
+    prompt_token_ids: IntArray
+    branches: list[_Branch]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_token_ids) + sum(len(branch.token_ids) for branch in self.branches)
+
+
+def loss_weights(groups: Sequence[Group], normalization: Normalization) -> list[list[float]]:
+    """The weight of every trained token of each episode, for one optimizer step over `groups`.
+
+    sequence_mean: 1 / (S * len_i), the mean over the tokens of a sequence and then over the S sequences;
+    token_mean: 1 / (all trained tokens). An episode without tokens weighs 0 and still counts in S.
+    """
+    lengths = [[episode.num_completion_tokens for episode in group.episodes] for group in groups]
+    if normalization == "token_mean":
+        total = sum(map(sum, lengths))
+        return [[1.0 / total if length else 0.0 for length in row] for row in lengths]
+    num_sequences = sum(map(len, lengths))
+    return [[1.0 / (num_sequences * length) if length else 0.0 for length in row] for row in lengths]
+
+
+def pack(
+    groups: Sequence[Group], *, normalization: Normalization, microbatch_tokens: int, shared_prefix: bool = True, skip_zero_advantage: bool = False
+) -> list[Batch]:
+    """Packs one optimizer step's groups into micro-batches of at most `microbatch_tokens` tokens.
+
+    shared_prefix: a group's prompt stands once in a micro-batch and its episodes branch off; otherwise once an episode.
+    skip_zero_advantage: leaves out episodes whose advantage is 0, which is exact for objectives that are proportional to
+    the advantage; the normaliser still counts them. If nothing would be left, everything is kept, so that a step always
+    measures something. A single episode longer than the budget gets a micro-batch of its own: it cannot be cut.
+    """
+    weights = loss_weights(groups, normalization)
+    skip = skip_zero_advantage and any(episode.advantage != 0 for group in groups for episode in group.episodes)
+    trees = []
+    for group, row in zip(groups, weights, strict=True):
+        branches = [_branch(e, w) for e, w in zip(group.episodes, row, strict=True) if w > 0 and not (skip and e.advantage == 0)]
+        trees += _cut(group.prompt_token_ids, branches, microbatch_tokens if shared_prefix else 0)
+    return [_stream(bin_) for bin_ in _fill(trees, microbatch_tokens)]
+
+
+def empty_batch() -> Batch:
+    """A one-token batch that trains nothing: keeps a rank in step with the others."""
+    return _stream([_Tree(prompt_token_ids=np.zeros(1, np.int64), branches=[])])
+
+
+def sequence_batch(token_ids: IntArray) -> Batch:
+    """A plain sequence in which every token but the first is scored (weight 1, advantage 0)."""
+    branch = _Branch(
+        token_ids=token_ids[1:],
+        is_trained=np.ones(len(token_ids) - 1, np.int64),
+        behavior_logprobs=np.zeros(len(token_ids) - 1, np.float32),
+        loss_weight=1.0,
+        advantage=0.0,
+    )
+    return _stream([_Tree(prompt_token_ids=token_ids[:1], branches=[branch])])
+
+
+def spread(batches: Sequence[Batch], num_ranks: int) -> list[list[Batch]]:
+    """Deals micro-batches to ranks, longest first to the rank with the fewest tokens; all ranks get the same number.
+
+    Ranks with fewer are filled up with `empty_batch`, because every rank takes part in every collective.
+    """
+    ranks: list[list[Batch]] = [[] for _ in range(num_ranks)]
+    for batch in sorted(batches, key=lambda b: -b.num_tokens):
+        min(ranks, key=lambda rank: sum(b.num_tokens for b in rank)).append(batch)
+    longest = max(1, *(len(rank) for rank in ranks))
+    return [rank + [empty_batch() for _ in range(longest - len(rank))] for rank in ranks]
+
+
+def _branch(episode: Episode, weight: float) -> _Branch:
+    ids, trained, logprobs = [], [], []
+    for turn in episode.turns:
+        num_observed = len(turn.observation_token_ids)
+        ids += [turn.token_ids, turn.observation_token_ids]
+        trained += [np.ones(len(turn.token_ids), np.int64), np.zeros(num_observed, np.int64)]
+        logprobs += [turn.logprobs, np.zeros(num_observed, np.float32)]
+    return _Branch(
+        token_ids=np.concatenate(ids),
+        is_trained=np.concatenate(trained),
+        behavior_logprobs=np.concatenate(logprobs),
+        loss_weight=weight,
+        advantage=episode.advantage,
+    )
+
+
+def _cut(prompt_token_ids: IntArray, branches: list[_Branch], budget: int) -> list[_Tree]:
+    """Splits a group into trees of at most `budget` tokens, longest branch first; each tree holds one branch at least."""
+    trees: list[_Tree] = []
+    for branch in sorted(branches, key=lambda b: -len(b.token_ids)):
+        fitting = (tree for tree in trees if tree.num_tokens + len(branch.token_ids) <= budget)
+        tree = next(fitting, None)
+        if tree is None:
+            trees.append(_Tree(prompt_token_ids=prompt_token_ids, branches=[branch]))
+        else:
+            tree.branches.append(branch)
+    return trees
+
+
+def _fill(trees: list[_Tree], budget: int) -> list[list[_Tree]]:
+    """First fit, longest first."""
+    bins: list[list[_Tree]] = []
+    for tree in sorted(trees, key=lambda t: -t.num_tokens):
+        fitting = (b for b in bins if sum(t.num_tokens for t in b) + tree.num_tokens <= budget)
+        chosen = next(fitting, None)
+        if chosen is None:
+            bins.append([tree])
+        else:
+            chosen.append(tree)
+    return bins
+
+
+class _StreamWriter:
+    """Appends segments to the arrays of one micro-batch."""
+
+    def __init__(self, num_tokens: int) -> None:
+        self.batch = Batch(
+            token_ids=np.zeros(num_tokens, np.int64),
+            position_ids=np.zeros(num_tokens, np.int64),
+            segment_ids=np.zeros(num_tokens, np.int64),
+            prefix_ids=np.zeros(num_tokens, np.int64),
+            predictor_ids=np.full(num_tokens, -1, np.int64),
+            loss_weights=np.zeros(num_tokens, np.float32),
+            behavior_logprobs=np.zeros(num_tokens, np.float32),
+            advantages=np.zeros(num_tokens, np.float32),
+        )
+        self.num_written = 0
+        self.num_segments = 0
+
+    def append(self, token_ids: IntArray, *, first_position: int, prefix_id: int | None) -> slice:
+        """Writes a segment; returns where it stands. prefix_id None: it is its own prefix."""
+        length = len(token_ids)
+        where = slice(self.num_written, self.num_written + length)
+        self.batch.token_ids[where] = token_ids
+        self.batch.position_ids[where] = np.arange(first_position, first_position + length)
+        self.batch.segment_ids[where] = self.num_segments
+        self.batch.prefix_ids[where] = self.num_segments if prefix_id is None else prefix_id
+        self.num_written += length
+        self.num_segments += 1
+        return where
+
+
+def _stream(trees: list[_Tree]) -> Batch:
+    writer = _StreamWriter(sum(tree.num_tokens for tree in trees))
+    batch = writer.batch
+    for tree in trees:
+        prompt_id = writer.num_segments
+        prompt = writer.append(tree.prompt_token_ids, first_position=0, prefix_id=None)
+        for branch in tree.branches:
+            where = writer.append(branch.token_ids, first_position=len(tree.prompt_token_ids), prefix_id=prompt_id)
+            batch.predictor_ids[where] = np.arange(where.start - 1, where.stop - 1)
+            batch.predictor_ids[where.start] = prompt.stop - 1
+            batch.loss_weights[where] = branch.is_trained * branch.loss_weight
+            batch.behavior_logprobs[where] = branch.behavior_logprobs
+            batch.advantages[where] = branch.advantage * branch.is_trained
+    return batch

@@ -1,0 +1,124 @@
+"""Weights on their way from the learner to the engines, and the proof that they arrived.
+
+The learner names every tensor that it has and fingerprints it: the manifest. What is sent is fingerprinted again by each
+engine as its loader takes it, so a tensor that is missing, extra or changed is found by name. A fingerprint cannot see
+what the engine's loader does with a tensor, so a fixed canary sequence is scored by both sides as well; and the canary's
+first request after a publish must find nothing in the engine's prefix cache. Pure functions and records: no Ray, no vLLM.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posttrain.errors import WeightSyncError
+from posttrain.types import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class SentTensor:
+    """One tensor as bytes: numpy has no bfloat16, and the object store shares numpy arrays without a copy."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, name: str, tensor: Tensor) -> "SentTensor":
+        """The bytes of a contiguous CPU tensor, not copied."""
+        data = tensor.reshape(-1).view(torch.uint8).numpy()
+        return cls(name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape), data=data)
+
+    def tensor(self) -> Tensor:
+        """The tensor again; a copy, because the object store's memory is read-only."""
+        return torch.from_numpy(self.data.copy()).view(_DTYPES[self.dtype]).reshape(self.shape)
+
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16, "int64": torch.int64, "bool": torch.bool}
+
+WeightsPayload = list[SentTensor]
+WeightsManifest = dict[str, str]
+"""Tensor name -> fingerprint."""
+
+MIN_CANARY_TOKENS = 160
+DEFAULT_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
+"""Max |log-probability difference|: float32 sums in another order differ by about 1e-5; bfloat16 rounds to 3 digits."""
+
+CANARY_TEXT = (
+    "The quick brown fox jumps over the lazy dog while 17 + 25 = 42, and the old clock on the wall says a quarter past nine. "
+    "Every message that is sent must arrive unchanged; this sentence is scored by both sides to show that it did. "
+)
+
+
+def canary_token_ids(tokenizer: object) -> NDArray[np.int64]:
+    """A fixed sequence of 160 tokens: plain text, longer than a prefix-cache block."""
+    ids: list[int] = tokenizer.encode(CANARY_TEXT, add_special_tokens=False)  # type: ignore[attr-defined]
+    repeats = -(-MIN_CANARY_TOKENS // len(ids))
+    return np.asarray((ids * repeats)[:MIN_CANARY_TOKENS], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReceipt:
+    """What one engine says after a publish.
+
+    canary_logprobs: float32, of canary tokens 1.. given those before. canary_cached_tokens: prefix-cache hits of the
+    canary's first request, which must be 0.
+    """
+
+    engine: str
+    fingerprints: WeightsManifest
+    canary_logprobs: FloatArray
+    canary_cached_tokens: int
+
+
+def fingerprint(sent: SentTensor) -> str:
+    """xxh3-128 over dtype, shape and bytes."""
+    digest = xxhash.xxh3_128(f"{sent.dtype}{sent.shape}".encode())
+    digest.update(sent.data)
+    return digest.hexdigest()
+
+
+def verify(manifest: WeightsManifest, learner_logprobs: FloatArray, receipts: Sequence[EngineReceipt], tolerance: float) -> float:
+    """Checks every engine against the learner; returns the largest canary difference, in nats.
+
+    Raises:
+        WeightSyncError: a tensor differs, the canary differs by more than `tolerance`, or the prefix cache was not reset.
+    """
+    worst = 0.0
+    for receipt in receipts:
+        gaps = np.abs(learner_logprobs - receipt.canary_logprobs)
+        at = int(np.argmax(gaps))
+        gap = float(gaps[at])
+        numbers = (
+            f"canary token {at + 1}: learner {learner_logprobs[at]:.6f}, engine {receipt.canary_logprobs[at]:.6f}, "
+            f"difference {gap:.2e}, tolerance {tolerance:.1e}"
+        )
+        differing = _first_difference(manifest, receipt.fingerprints)
+        if differing:
+            raise WeightSyncError(f"{receipt.engine} does not hold the learner's weights: first differing tensor {differing}; {numbers}")
+        if receipt.canary_cached_tokens:
+            cached = receipt.canary_cached_tokens
+            raise WeightSyncError(f"{receipt.engine} kept its prefix cache over a publish: {cached} canary tokens came from it; {numbers}")
+        if not gap <= tolerance:
+            raise WeightSyncError(
+                f"{receipt.engine} scores the canary differently, though every tensor arrived as it was sent "
+                f"(a tied or renamed tensor missing on both sides, or another computation): {numbers}; "
+                "raise weights.canary_tolerance only if this precision is expected"
+            )
+        worst = max(worst, gap)
+    return worst
+
+
+def _first_difference(manifest: WeightsManifest, received: WeightsManifest) -> str | None:
+    for name, expected in manifest.items():
+        if name not in received:
+            return f"{name} (never arrived)"
+        if received[name] != expected:
+            return f"{name} (fingerprint {received[name][:8]}, expected {expected[:8]})"
+    extra = sorted(received.keys() - manifest.keys())
+    return f"{extra[0]} (not the learner's)" if extra else None

@@ -1,0 +1,167 @@
+"""vLLM in an actor's own process: token ids in, token ids with their log-probabilities out.
+
+What lives here: everything that touches vLLM. What does not: conversations (`loop.py`), rendering (`render.py`), Ray (the
+actor is made in `posttrain.cluster`), the verdict on a publish (`posttrain.weights`).
+
+vLLM runs without a process of its own behind it, which makes weight updates simple and leaves nothing behind. Its
+sampler uses torch's global generator, so seeding that before a batch of requests in a fixed order, after the prefix cache
+was reset, repeats the batch bit by bit.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from posttrain.config import RolloutConfig
+from posttrain.rollout.env import Environment
+from posttrain.rollout.loop import EpisodeJob, EpisodeLoop, RequestRefused
+from posttrain.rollout.render import Renderer
+from posttrain.types import Episode, FloatArray, IntArray, Turn
+from posttrain.worker import Worker
+
+BLOCK_TOKENS = 32
+"""Prefix-cache granularity: short enough that a group shares most of a short prompt, and what the CPU kernels want."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """What an engine needs to know of the configuration."""
+
+    model_path: str
+    dtype: str
+    context_tokens: int
+    rollout: RolloutConfig
+    threads: int
+
+
+class Engine(Worker):
+    """One vLLM engine and the episodes that run on it."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        """Only notes what to build; `start` builds it."""
+        super().__init__()
+        self.spec = spec
+        self.policy_version = -1
+
+    def start(self) -> None:
+        """Loads vLLM and the model."""
+        os.environ.update(
+            VLLM_ENABLE_V1_MULTIPROCESSING="0",
+            VLLM_CPU_KVCACHE_SPACE=str(max(1, round(self.spec.rollout.kv_cache_gb))),
+            VLLM_CPU_OMP_THREADS_BIND="nobind",
+            VLLM_NO_USAGE_STATS="1",
+        )
+        import torch
+        from vllm import LLM
+
+        torch.set_num_threads(self.spec.threads)
+        self.advance()
+        self.llm = LLM(
+            model=self.spec.model_path,
+            dtype=self.spec.dtype,
+            max_model_len=self.spec.context_tokens,
+            max_num_seqs=self.spec.rollout.max_num_seqs,
+            block_size=BLOCK_TOKENS,
+            gpu_memory_utilization=self.spec.rollout.gpu_memory_utilization,
+            distributed_executor_backend="uni",
+            enforce_eager=True,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            disable_log_stats=True,
+            seed=0,
+        )
+        self.renderer = Renderer(self.llm.get_tokenizer())
+        self.advance()
+
+    def rollout(self, jobs: Sequence[EpisodeJob], environment: Environment, seed: int) -> Iterator[tuple[tuple[int, int], Episode]]:
+        """Samples the jobs' episodes; yields (key, episode) as each ends."""
+        import torch
+
+        self.llm.reset_prefix_cache()
+        torch.manual_seed(seed)
+        loop = EpisodeLoop(
+            _VllmSampler(self),
+            self.renderer,
+            environment,
+            max_turns=self.spec.rollout.max_turns,
+            max_completion_tokens=self.spec.rollout.max_completion_tokens,
+        )
+        yield from loop.run(jobs)
+
+    def load(self, sent: Sequence[Any], policy_version: int) -> dict[str, str]:
+        """Takes new weights (`posttrain.weights.SentTensor`s) and forgets what was computed with the old ones.
+
+        Returns the fingerprint of each tensor that vLLM's loader consumed. Turns from now on carry `policy_version`.
+        """
+        from posttrain.weights import fingerprint
+
+        received: dict[str, str] = {}
+
+        def consumed() -> Iterator[tuple[str, Any]]:
+            for item in sent:
+                received[item.name] = fingerprint(item)
+                yield item.name, item.tensor()
+
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": consumed()})
+        self.llm.reset_prefix_cache()
+        self.policy_version = policy_version
+        self.advance()
+        return received
+
+    def canary(self, token_ids: IntArray) -> tuple[FloatArray, int]:
+        """Log-probabilities of token_ids[1:] given those before, and how much of the first request came from the cache."""
+        from vllm import SamplingParams
+
+        prompt: Any = {"prompt_token_ids": token_ids.tolist()}
+        plain = self.llm.generate(prompt, SamplingParams(max_tokens=1, temperature=0.0), use_tqdm=False)[0]
+        scored = self.llm.generate(prompt, SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0), use_tqdm=False)[0]
+        self.advance()
+        assert scored.prompt_logprobs is not None, "vLLM returned no prompt log-probabilities though they were asked for"
+        rows = zip(scored.prompt_logprobs[1:], token_ids[1:].tolist(), strict=True)
+        logprobs = [row[token_id].logprob for row, token_id in rows if row is not None]
+        return np.asarray(logprobs, np.float32), int(plain.num_cached_tokens or 0)
+
+
+class _VllmSampler:
+    """vLLM's own loop as the `TurnSampler` that `EpisodeLoop` steps."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.vllm = engine.llm.llm_engine
+
+    def submit(self, request_id: int, token_ids: IntArray, max_tokens: int) -> None:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            max_tokens=max_tokens,
+            temperature=self.engine.spec.rollout.temperature,
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt: Any = {"prompt_token_ids": token_ids.tolist()}
+        try:
+            self.vllm.add_request(str(request_id), prompt, params)
+        except ValueError as error:
+            raise RequestRefused(str(error)) from error
+
+    def step(self) -> list[tuple[int, Turn]]:
+        outputs = self.vllm.step()
+        self.engine.advance()
+        return [(int(output.request_id), self._turn(output)) for output in outputs if output.finished]
+
+    def _turn(self, output: Any) -> Turn:
+        completion = output.outputs[0]
+        token_ids = np.asarray(completion.token_ids, np.int64)
+        logprobs = [row[token_id].logprob for row, token_id in zip(completion.logprobs, completion.token_ids, strict=True)]
+        return Turn(
+            token_ids=token_ids,
+            logprobs=np.asarray(logprobs, np.float32),
+            text=self.engine.renderer.text(token_ids),
+            stop_reason="length" if completion.finish_reason == "length" else "stop",
+            policy_version=self.engine.policy_version,
+        )
