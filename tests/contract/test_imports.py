@@ -114,7 +114,8 @@ def test_every_import_is_a_declared_dependency(sources, root: Path) -> None:
 def test_pins_cover_the_dependencies_and_agree(root: Path) -> None:
     setup = configparser.ConfigParser()
     setup.read(root / "setup.cfg")
-    pins = {name: dict(re.findall(r"^([\w.-]+)==(\S+)$", (root / "requirements" / name).read_text(), re.MULTILINE)) for name in EXTRAS.values()}
+    texts = {name: (root / "requirements" / name).read_text() for name in EXTRAS.values()}
+    pins = {name: dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE)) for name, text in texts.items()}
     for extra, name in EXTRAS.items():
         lines = setup["options"]["install_requires"].split() + setup["options.extras_require"][extra].split()
         wanted = [Requirement(line) for line in lines]
