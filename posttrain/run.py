@@ -105,7 +105,7 @@ def _dispatch(argv: list[str]) -> None:
 
 
 def _read_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Hydra's own options, read ahead of it; overrides may stand before, between and after them."""
+    """Hydra's own options, read ahead of it so that a wrong one is one line; overrides may stand anywhere among them."""
     parser = get_args_parser()
     parser.exit_on_error = False
     try:
