@@ -27,6 +27,11 @@ from posttrain.worker import Host, WorkerInfo
 POLL_S = 1.0
 PLACEMENT_TIMEOUT_S = 60.0
 TAIL_LINES = 15
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors without a GPU see none
+    "RAY_worker_niceness": "0",  # Ray's 15 starves a run beside anything else on a small machine
+}
 
 
 @dataclass(slots=True)
@@ -83,8 +88,8 @@ class Cluster:
 
     def __enter__(self) -> Self:
         """Starts or joins Ray and reserves room for all actors."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        for name, value in RAY_SETTINGS.items():
+            os.environ.setdefault(name, value)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": None}
         try:
             if self.is_local:
@@ -95,6 +100,8 @@ class Cluster:
                 ray.init(address=self.config.address, **quiet)
                 self.engines, self.learners = _cluster_placements(self.config)
             self._reserve()
+            # After Ray's own handler, which prints stack traces: a terminated run ends its actors like an interrupted one.
+            signal.signal(signal.SIGTERM, _interrupt)
         except (ConnectionError, ValueError) as error:
             ray.shutdown()
             raise UserError(f"cluster.address={self.config.address}: Ray cannot be reached: {error}") from error
@@ -245,6 +252,10 @@ class Cluster:
         if self._group is not None:
             remove_placement_group(self._group)
         ray.shutdown()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def read_tail(path: str) -> list[str]:

@@ -1,0 +1,104 @@
+"""Runs of the real thing: `posttrain.run` in a process of its own, with Ray, vLLM and DeepSpeed on the tiny model."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from posttrain.builtin_models import resolve
+
+TINY = ["algo=sapo", "model=tiny", "train.lr=1e-3", "eval.num_prompts=8", "eval.samples_per_prompt=2", "rollout.max_completion_tokens=12"]
+
+
+@dataclass
+class Result:
+    """A finished command."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+class Running:
+    """A `posttrain.run` under way, in a session of its own so that nothing of it can be missed."""
+
+    def __init__(self, folder: Path, overrides: list[str], log: Path):
+        self.folder, self.log = folder, log
+        self.started = time.monotonic()
+        self.out, self.err = log.with_suffix(".out"), log.with_suffix(".err")
+        command = [sys.executable, "-m", "posttrain.run", *TINY, f"run.dir={folder}", *overrides]
+        with self.out.open("w") as out, self.err.open("w") as err:
+            self.process = subprocess.Popen(command, stdout=out, stderr=err, cwd=log.parent, start_new_session=True)
+
+    def descendants(self):
+        """The driver's processes: Ray's daemons, actors and workers; found by session or by the Ray session folder."""
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def wait_for(self, condition, timeout=240):
+        """Until condition() is true, or the process has ended, or time is up; returns whether it became true."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            if condition():
+                return True
+            if self.process.poll() is not None:
+                return condition()
+            time.sleep(0.05)
+        return False
+
+    def kill(self):
+        """kill -9 of the driver; waits until everything that it started is gone."""
+        family = self.descendants()
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        gone_within(family, 30)
+
+    def finish(self, timeout=400) -> Result:
+        """Waits for the end; the processes it leaves behind are an error of the test that calls this."""
+        self.process.wait(timeout)
+        return Result(self.process.returncode, self.out.read_text(), self.err.read_text(), time.monotonic() - self.started)
+
+
+def gone_within(processes, seconds):
+    """Asserts that all of these processes end in time (zombies of a dead parent count as gone)."""
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    left = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert not left, f"still running: {[(p.pid, p.name()) for p in left]}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_environment():
+    """No hub, no leftovers of a caller's Ray."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.pop("RAY_ADDRESS", None)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(name, *overrides): a run in tmp_path/name; killed at the end of the test if it is still there."""
+    started: list[Running] = []
+
+    def begin(name: str, *overrides: str) -> Running:
+        running = Running(tmp_path / name, list(overrides), tmp_path / f"{name}_{len(started)}")
+        started.append(running)
+        return running
+
+    yield begin
+    for running in started:
+        if running.process.poll() is None:
+            running.kill()
+
+
+@pytest.fixture(scope="session")
+def tiny_path():
+    """The built-in tiny model as a folder."""
+    return resolve("builtin:tiny")

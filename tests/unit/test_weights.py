@@ -1,0 +1,69 @@
+"""The verdict on a publish, fault by fault; real engines see the same faults in tests/integration/test_publish.py."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from posttrain.errors import WeightSyncError
+from posttrain.model import load_tokenizer
+from posttrain.weights import EngineReceipt, SentTensor, canary_token_ids, fingerprint, verify
+
+LOGPROBS = np.array([-1.0, -2.0, -3.0], np.float32)
+MANIFEST = {"a.weight": "f00d", "b.weight": "beef"}
+
+
+def receipt(**changes):
+    whole = EngineReceipt(engine="engine_1", fingerprints=dict(MANIFEST), canary_logprobs=LOGPROBS, canary_cached_tokens=0)
+    return dataclasses.replace(whole, **changes)
+
+
+def test_agreement_returns_the_largest_difference():
+    gap = verify(MANIFEST, LOGPROBS + np.float32(0.25), [receipt(), receipt(canary_logprobs=LOGPROBS + np.float32(0.125))], 0.5)
+    assert gap == 0.25
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"fingerprints": {"a.weight": "f00d"}}, ["b.weight", "never arrived"]),
+        ({"fingerprints": {**MANIFEST, "b.weight": "dead"}}, ["b.weight", "dead", "beef"]),
+        ({"fingerprints": {**MANIFEST, "c.weight": "cafe"}}, ["c.weight", "not the learner's"]),
+        ({"canary_logprobs": LOGPROBS + np.array([0, 1, 0], np.float32)}, ["canary token 2", "-2.0", "-1.0", "1.00e+00"]),
+        ({"canary_cached_tokens": 128}, ["prefix cache", "128"]),
+        ({"canary_logprobs": LOGPROBS * np.nan}, ["nan"]),
+    ],
+)
+def test_each_fault_is_named_with_both_numbers(changes, words):
+    with pytest.raises(WeightSyncError) as caught:
+        verify(MANIFEST, LOGPROBS, [receipt(), receipt(**changes)], 0.5)
+    for word in [*words, "engine_1", "learner", "tolerance"]:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+def test_a_tensor_survives_as_bytes(dtype):
+    tensor = (torch.randn(3, 4) * 10).to(dtype)
+    sent = SentTensor.of("w", tensor)
+    assert torch.equal(sent.tensor(), tensor) and sent.tensor().dtype == dtype
+
+
+def test_a_scalar_survives_too():
+    tensor = torch.tensor(3.5)
+    assert torch.equal(SentTensor.of("w", tensor).tensor(), tensor)
+
+
+def test_a_fingerprint_sees_one_bit_the_shape_and_the_dtype():
+    tensor = torch.randn(4, 6)
+    flipped = tensor.clone()
+    flipped.view(torch.int32)[2, 3] ^= 1
+    variants = [tensor, flipped, tensor.reshape(6, 4), tensor.view(torch.int32).to(torch.int64)]
+    assert len({fingerprint(SentTensor.of("w", variant)) for variant in variants}) == 4
+
+
+def test_the_canary_is_longer_than_a_prefix_cache_block(tiny_path):
+    from posttrain.rollout.engine import BLOCK_TOKENS
+
+    ids = canary_token_ids(load_tokenizer(tiny_path))
+    assert len(ids) > 2 * BLOCK_TOKENS and len(set(ids.tolist())) > 20
