@@ -100,7 +100,9 @@ def train(config: Config, algo: PolicyGradientConfig) -> None:
             cursor=PromptCursor(len(inputs.train), config.run.seed),
         )
         console.phase("loading models")
-        cluster.wait([*run.engines.begin_start(), *run.learners.begin_start()])
+        starting = [*run.engines.begin_start(), *run.learners.begin_start()]
+        console.placed(cluster)
+        cluster.wait(starting)
         _restore(run)
         publish_weights(run)
         with MetricsWriter(folder, resumed_step=run.step) as metrics:
@@ -204,9 +206,7 @@ def optimize(run: Run, minibatches: Sequence[Sequence[Batch]]) -> list[Row]:
 def publish_weights(run: Run) -> float:
     """The engines get the learner's weights, with proof."""
     run.console.phase(f"step {run.step}: publishing weights")
-    return publish(
-        run.learners, run.engines, policy_version=run.step, canary=run.inputs.canary, tolerance=run.inputs.canary_tolerance
-    )
+    return publish(run.learners, run.engines, policy_version=run.step, canary=run.inputs.canary, tolerance=run.inputs.canary_tolerance)
 
 
 def evaluate(run: Run) -> Row:

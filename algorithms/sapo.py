@@ -32,7 +32,7 @@ class SapoConfig(PolicyGradientConfig):
         """Group mean and standard deviation."""
         from posttrain.algorithms.advantages import group_normalized
 
-        return group_normalized(rewards).tolist()
+        return [float(advantage) for advantage in group_normalized(rewards)]
 
     def normalization(self) -> "Normalization":
         """Mean over the tokens of a sequence, then over sequences."""

@@ -57,7 +57,9 @@ class CheckpointStore:
         try:
             state: dict[str, Any] = json.loads((path / "state.json").read_text())
         except (OSError, ValueError) as error:
-            raise RunError(f"checkpoint {path} has no readable state.json ({error}); remove that folder to continue from an earlier one") from error
+            raise RunError(
+                f"checkpoint {path} has no readable state.json ({error}); remove that folder to continue from an earlier one"
+            ) from error
         return path, state
 
 

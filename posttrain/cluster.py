@@ -208,7 +208,9 @@ class Cluster:
         except RayActorError as error:
             raise self._failure(call.member, f"died in {call.method}") from error
         except GetTimeoutError as error:
-            raise self._failure(call.member, f"finished {call.method}, but its result did not arrive in {self.config.deadline_s:g} s") from error
+            raise self._failure(
+                call.member, f"finished {call.method}, but its result did not arrive in {self.config.deadline_s:g} s"
+            ) from error
         except RayError as error:
             raise self._failure(call.member, f"failed in {call.method}: {type(error).__name__}: {error}") from error
 
@@ -225,7 +227,9 @@ class Cluster:
                     watch.progress, watch.since = progress, time.monotonic()
             silent_s = time.monotonic() - watch.since
             if silent_s > self.config.deadline_s:
-                raise self._failure(call.member, f"made no progress in {call.method} for {silent_s:.0f} s (cluster.deadline_s={self.config.deadline_s:g})")
+                raise self._failure(
+                    call.member, f"made no progress in {call.method} for {silent_s:.0f} s (cluster.deadline_s={self.config.deadline_s:g})"
+                )
 
     def _failure(self, member: Member, what: str) -> ActorFailure:
         where = f"process {member.info.pid} on node {member.info.host}" if member.info else "not yet placed"

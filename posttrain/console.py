@@ -48,7 +48,8 @@ class Console:
             "rollout batch": f"{train.prompts_per_step} prompts x group of {group_size} = {train.prompts_per_step * group_size} episodes",
             "completion": f"up to {config.rollout.max_completion_tokens} tokens in {config.rollout.max_turns} turn(s), "
             f"temperature {config.rollout.temperature:g}",
-            "optimizer": f"{train.steps} steps, {train.minibatches} a rollout batch, lr {train.lr:g} {train.lr_schedule}, ZeRO {train.zero_stage}",
+            "optimizer": f"{train.steps} steps, {train.minibatches} a rollout batch, lr {train.lr:g} {train.lr_schedule}, "
+            f"ZeRO {train.zero_stage}",
             "micro-batch": f"up to {train.microbatch_tokens} packed tokens",
             "processes": f"{engines.count} engine(s) x {engines.cpus} threads {engines.gpus} GPUs, "
             f"{learners.count} learner(s) x {learners.cpus} threads {learners.gpus} GPUs",
@@ -60,6 +61,12 @@ class Console:
             table.add_row(name, value)
         self._out.print(table)
 
+    def placed(self, cluster: Cluster) -> None:
+        """Where each actor has come to live."""
+        for member in cluster.members:
+            if member.info:
+                self._out.print(f"{member.name} is process {member.info.pid} on {member.info.host}, node {member.info.node_id[:8]}")
+
     def phase(self, text: str) -> None:
         """What is going on right now; shown on a terminal only."""
         self._status.update(text)
@@ -70,7 +77,8 @@ class Console:
         recent = self._step_seconds[-20:]
         left_s = (self.total_steps - int(row["step"])) * sum(recent) / len(recent)
         self._out.print(
-            f"step {row['step']:>4}/{self.total_steps}  reward {row['reward/mean']:.3f}  length {row['rollout/completion_tokens_mean']:.1f}  "
+            f"step {row['step']:>4}/{self.total_steps}  reward {row['reward/mean']:.3f}  "
+            f"length {row['rollout/completion_tokens_mean']:.1f}  "
             f"mismatch {row['mismatch/logprob_abs_mean']:.4f} (max {row['mismatch/logprob_abs_max']:.3f})  "
             f"rollout {row['time/rollout_s']:.1f}s reward {row['time/reward_s']:.1f}s learn {row['time/learn_s']:.1f}s "
             f"publish {row['time/publish_s']:.1f}s  left {_clock(left_s)}"

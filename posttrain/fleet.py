@@ -87,7 +87,9 @@ class Engines:
         self.cluster.identify(self.members)
         return [self.cluster.call(member, "start") for member in self.members]
 
-    def sample(self, prompts: Sequence[RenderedPrompt], group_size: int, environment: Environment, seed: int) -> Iterator[tuple[int, Group]]:
+    def sample(
+        self, prompts: Sequence[RenderedPrompt], group_size: int, environment: Environment, seed: int
+    ) -> Iterator[tuple[int, Group]]:
         """Samples `group_size` episodes a prompt; yields (index into prompts, group) as groups are complete.
 
         Prompts are dealt to engines in turn, a whole group to one engine, so that its prompt is computed once.
@@ -129,4 +131,3 @@ def publish(learners: Learners, engines: Engines, *, policy_version: int, canary
     weights, manifest = learners.export()
     receipts = engines.load(weights, policy_version, canary)
     return verify(manifest, learners.score_sequence(canary), receipts, tolerance)
-

@@ -37,7 +37,9 @@ def prepare(config: Config) -> Inputs:
     rewards = RewardManager(config.task.rewards)
     task = load_task(config.task)
     if config.train.prompts_per_step > len(task.train):
-        raise UserError(f"train.prompts_per_step={config.train.prompts_per_step}: task {task.name} has only {len(task.train)} training prompts")
+        raise UserError(
+            f"train.prompts_per_step={config.train.prompts_per_step}: task {task.name} has only {len(task.train)} training prompts"
+        )
     model_path = resolve(config.model.path)
     tokenizer = load_tokenizer(model_path)
     longest = max_context_tokens(model_path)

@@ -48,9 +48,7 @@ class Learner(Worker):
 
     def start(self, rank: int, world_size: int, master_host: str, master_port: int) -> int:
         """Joins the process group and builds model, optimizer and schedule; returns the number of parameters."""
-        os.environ.update(
-            RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world_size), MASTER_ADDR=master_host, MASTER_PORT=str(master_port)
-        )
+        os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world_size), MASTER_ADDR=master_host, MASTER_PORT=str(master_port))
         torch.set_num_threads(self.spec.threads)
         torch.manual_seed(self.spec.seed)
         self.rank, self.world_size = rank, world_size

@@ -14,6 +14,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from posttrain.stats import Row
 
+
 class MetricsWriter:
     """Appends rows to `metrics.jsonl` and TensorBoard; on resuming, rows after the checkpoint are dropped first."""
 

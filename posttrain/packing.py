@@ -56,7 +56,12 @@ def loss_weights(groups: Sequence[Group], normalization: Normalization) -> list[
 
 
 def pack(
-    groups: Sequence[Group], *, normalization: Normalization, microbatch_tokens: int, shared_prefix: bool = True, skip_zero_advantage: bool = False
+    groups: Sequence[Group],
+    *,
+    normalization: Normalization,
+    microbatch_tokens: int,
+    shared_prefix: bool = True,
+    skip_zero_advantage: bool = False,
 ) -> list[Batch]:
     """Packs one optimizer step's groups into micro-batches of at most `microbatch_tokens` tokens.
 

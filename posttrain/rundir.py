@@ -64,7 +64,9 @@ def _check_same(saved: Path, config: Config) -> None:
     changed = [key for key in sorted(before | now) if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE)]
     if changed:
         key = changed[0]
-        raise UserError(f"run.resume=true: {key} is {now.get(key)}, but the run was started with {before.get(key)}; give the same overrides as before")
+        raise UserError(
+            f"run.resume=true: {key} is {now.get(key)}, but the run was started with {before.get(key)}; give the same overrides as before"
+        )
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -21,7 +21,10 @@ from pathlib import Path
 from types import ModuleType
 
 HOOK_MODULE = "_torchvision_cpu_hook"
-OPERATORS = ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor", "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+OPERATORS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
 
 
 class _TorchvisionFinder(importlib.abc.MetaPathFinder):

@@ -79,7 +79,7 @@ class EngineReceipt:
 def fingerprint(sent: SentTensor) -> str:
     """xxh3-128 over dtype, shape and bytes."""
     digest = xxhash.xxh3_128(f"{sent.dtype}{sent.shape}".encode())
-    digest.update(sent.data)
+    digest.update(sent.data.data)
     return digest.hexdigest()
 
 

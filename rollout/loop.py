@@ -61,7 +61,9 @@ class _Running:
 class EpisodeLoop:
     """Runs episodes against one engine."""
 
-    def __init__(self, sampler: TurnSampler, renderer: Renderer, environment: Environment, *, max_turns: int, max_completion_tokens: int) -> None:
+    def __init__(
+        self, sampler: TurnSampler, renderer: Renderer, environment: Environment, *, max_turns: int, max_completion_tokens: int
+    ) -> None:
         """max_turns: turns an episode may have; max_completion_tokens: tokens the policy may write in all of them."""
         self.sampler = sampler
         self.renderer = renderer

@@ -50,7 +50,9 @@ class Renderer:
         continued = self._text([*messages, turn, *observed], add_generation_prompt=True)
         stop = opened + _PROBE + self.tokenizer.eos_token
         if not (closed.startswith(stop) and continued.startswith(closed)):
-            raise UserError("the model's chat template does not append: it changes earlier messages when later ones follow, so turns cannot be chained")
+            raise UserError(
+                "the model's chat template does not append: it changes earlier messages when later ones follow, so turns cannot be chained"
+            )
         return self._ids(continued[len(stop) :])
 
     def text(self, token_ids: IntArray) -> str:

@@ -11,8 +11,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from posttrain.builtin_models import resolve
-
 TINY = ["algo=sapo", "model=tiny", "train.lr=1e-3", "eval.num_prompts=8", "eval.samples_per_prompt=2", "rollout.max_completion_tokens=12"]
 
 
@@ -96,9 +94,3 @@ def start(tmp_path):
     for running in started:
         if running.process.poll() is None:
             running.kill()
-
-
-@pytest.fixture(scope="session")
-def tiny_path():
-    """The built-in tiny model as a folder."""
-    return resolve("builtin:tiny")

@@ -17,12 +17,30 @@ from posttrain.metrics import read_rows
 STEPS = 6
 OVERRIDES = [f"train.steps={STEPS}", "run.checkpoint_every=1", "eval.every=3", "train.prompts_per_step=4", "algo.group_size=4"]
 
-NAMES = """
-    step policy_version reward/mean reward/std reward/numeric rollout/completion_tokens_mean rollout/truncated_fraction
-    rollout/tokens_per_s rollout/groups_without_signal_fraction rollout/entropy loss/total loss/grad_norm loss/ratio_max
-    mismatch/logprob_abs_mean mismatch/logprob_abs_max mismatch/k3 sync/canary_abs_max
-    time/step_s time/rollout_s time/reward_s time/learn_s time/publish_s
-""".split()
+NAMES = [
+    "step",
+    "policy_version",
+    "reward/mean",
+    "reward/std",
+    "reward/numeric",
+    "rollout/completion_tokens_mean",
+    "rollout/truncated_fraction",
+    "rollout/tokens_per_s",
+    "rollout/groups_without_signal_fraction",
+    "rollout/entropy",
+    "loss/total",
+    "loss/grad_norm",
+    "loss/ratio_max",
+    "mismatch/logprob_abs_mean",
+    "mismatch/logprob_abs_max",
+    "mismatch/k3",
+    "sync/canary_abs_max",
+    "time/step_s",
+    "time/rollout_s",
+    "time/reward_s",
+    "time/learn_s",
+    "time/publish_s",
+]
 
 
 def comparable(row):

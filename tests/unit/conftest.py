@@ -3,17 +3,7 @@
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-from posttrain.builtin_models import resolve
-from posttrain.types import Episode, Group, Prompt, Turn
-
-
-@pytest.fixture(scope="session")
-def tiny_path():
-    """The built-in tiny model as a Hugging Face folder."""
-    return resolve("builtin:tiny")
 
 
 @pytest.fixture
@@ -38,35 +28,3 @@ def install(tmp_path, monkeypatch):
     yield put
     for module in installed:
         sys.modules.pop(module, None)
-
-
-def _random_turn(rng):
-    length = int(rng.integers(1, 9))
-    return Turn(
-        token_ids=rng.integers(5, 390, length),
-        logprobs=(-6 + 0.1 * rng.normal(size=length)).astype(np.float32),
-        text="",
-        stop_reason="stop",
-        policy_version=0,
-    )
-
-
-@pytest.fixture(scope="session")
-def random_groups():
-    """random_groups(seed, num_groups, group_size, turns): random tokens, lengths and advantages, observations between turns."""
-
-    def make(seed, num_groups=3, group_size=4, turns=1):
-        rng = np.random.default_rng(seed)
-        groups = []
-        for index in range(num_groups):
-            episodes = []
-            for _ in range(group_size):
-                written = [_random_turn(rng) for _ in range(turns)]
-                for turn in written[:-1]:
-                    turn.observation_token_ids = rng.integers(5, 390, int(rng.integers(1, 5)))
-                episodes.append(Episode(prompt_id=str(index), turns=written, status="complete", advantage=float(rng.normal())))
-            prompt = Prompt(id=str(index), task="test", messages=[], reference=None)
-            groups.append(Group(prompt=prompt, prompt_token_ids=rng.integers(5, 390, int(rng.integers(2, 12))), episodes=episodes))
-        return groups
-
-    return make

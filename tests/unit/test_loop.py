@@ -75,7 +75,11 @@ def test_two_turns_append_to_the_same_tokens(tokenizer):
     turn = episode.turns[0]
     assert second.tolist() == [*first, *turn.token_ids, *turn.observation_token_ids]
     assert tokenizer.decode(turn.observation_token_ids) == "\n<|im_start|>user\nyou said call<|im_end|>\n<|im_start|>assistant\n"
-    whole = [*jobs(Renderer(tokenizer))[0].prompt.messages, {"role": "assistant", "content": "call"}, {"role": "user", "content": "you said call"}]
+    whole = [
+        *jobs(Renderer(tokenizer))[0].prompt.messages,
+        {"role": "assistant", "content": "call"},
+        {"role": "user", "content": "you said call"},
+    ]
     assert tokenizer.decode(second) == tokenizer.apply_chat_template(whole, tokenize=False, add_generation_prompt=True)
     budget = [max_tokens for _, max_tokens in sampler.seen]
     assert budget == [100, 100 - len(turn.token_ids)]

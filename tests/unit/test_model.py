@@ -24,7 +24,9 @@ def attends(batch):
 def score(model, batch, chunk_tokens=1024, temperature=1.0):
     trained = np.flatnonzero(batch.loss_weights)
     predictors = torch.tensor(np.stack([trained, batch.predictor_ids[trained]]))
-    return TokenScorer(model, chunk_tokens)(torch.tensor(batch.token_ids), torch.tensor(batch.position_ids), attends(batch), predictors, temperature)
+    return TokenScorer(model, chunk_tokens)(
+        torch.tensor(batch.token_ids), torch.tensor(batch.position_ids), attends(batch), predictors, temperature
+    )
 
 
 def gradients(model, batches, chunk_tokens=1024):
@@ -58,14 +60,12 @@ def test_packed_log_probabilities_equal_separate_forward_passes(random_groups, m
     (batch,) = pack(groups, normalization="sequence_mean", microbatch_tokens=10_000)
     with torch.no_grad():
         scored, entropies = score(model, batch)
-        at = 0
-        for t, logprob in zip(np.flatnonzero(batch.loss_weights), scored, strict=True):
+        for t, logprob, entropy in zip(np.flatnonzero(batch.loss_weights), scored, entropies, strict=True):
             seen = (batch.segment_ids == batch.segment_ids[t]) | (batch.segment_ids == batch.prefix_ids[t])
             context = batch.token_ids[seen & (np.arange(batch.num_tokens) < t)]
             expected = torch.log_softmax(model(input_ids=torch.tensor(context)[None]).logits[0, -1].float(), -1)
             assert logprob.item() == pytest.approx(expected[batch.token_ids[t]].item(), abs=2e-5)
-            assert entropies[at].item() == pytest.approx(-(expected.exp() * expected).sum().item(), abs=2e-5)
-            at += 1
+            assert entropy.item() == pytest.approx(-(expected.exp() * expected).sum().item(), abs=2e-5)
 
 
 @pytest.mark.parametrize(

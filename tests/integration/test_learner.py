@@ -1,0 +1,73 @@
+"""The learner over ranks and ZeRO stages: the same step everywhere, and a checkpoint that continues it."""
+
+import pytest
+import ray
+
+from posttrain.algorithms.sapo import SapoConfig
+from posttrain.cluster import Cluster
+from posttrain.config import ClusterConfig, TrainConfig
+from posttrain.fleet import Learners
+from posttrain.learner_spec import LearnerSpec
+from posttrain.packing import pack
+
+
+def learn(tiny_path, folder, groups, ranks, stage, dtype="float32", steps=2, **options):
+    """Weights and statistics after `steps` steps, and after one more from a saved and loaded checkpoint."""
+    train = TrainConfig(zero_stage=stage, warmup_steps=0, lr=1e-3, **options)
+    config = ClusterConfig(num_learners=ranks, num_engines=0, learner_cpus=1)
+    with Cluster(config, folder / "logs") as cluster:
+        learners = Learners(
+            cluster, lambda n: LearnerSpec(model_path=tiny_path, dtype=dtype, train=train, temperature=1.0, seed=0, threads=n)
+        )
+        cluster.wait(learners.begin_start())
+        stats = [learners.step(batches(groups, step), SapoConfig().objective()) for step in range(steps)]
+        weights = exported(learners)
+        learners.save(str(folder / "checkpoint"))
+        learners.step(batches(groups, steps), SapoConfig().objective())
+        onward = exported(learners)
+        learners.load(str(folder / "checkpoint"))
+        learners.step(batches(groups, steps), SapoConfig().objective())
+        again = exported(learners)
+    assert all((onward[name] == again[name]).all() for name in onward), "a loaded checkpoint does not continue exactly"
+    return stats, weights
+
+
+def batches(groups, step):
+    return pack(groups[step], normalization="sequence_mean", microbatch_tokens=64)
+
+
+def exported(learners):
+    ref, _ = learners.export()
+    return {item.name: item.tensor().float() for item in ray.get(ref)}
+
+
+def distance(a, b):
+    """Largest relative distance of a tensor."""
+    assert a.keys() == b.keys()
+    return max(((a[name] - b[name]).norm() / b[name].norm()).item() for name in a)
+
+
+@pytest.fixture(scope="module")
+def groups(random_groups):
+    return [random_groups(seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def one_rank(tiny_path, groups, tmp_path_factory):
+    return learn(tiny_path, tmp_path_factory.mktemp("one"), groups, 1, 1)
+
+
+@pytest.mark.parametrize(("ranks", "stage"), [(2, 1), (2, 3), (2, 0)])
+def test_two_ranks_make_the_same_update_as_one(tiny_path, groups, one_rank, tmp_path, ranks, stage):
+    stats, weights = learn(tiny_path, tmp_path, groups, ranks, stage)
+    for mine, reference in zip(stats, one_rank[0], strict=True):
+        assert mine.loss == pytest.approx(reference.loss, rel=1e-5)
+        assert mine.grad_norm == pytest.approx(reference.grad_norm, rel=1e-5)
+        assert mine.num_tokens == reference.num_tokens
+    assert distance(weights, one_rank[1]) < 1e-5
+
+
+def test_bfloat16_with_gradient_checkpointing_stays_close(tiny_path, groups, one_rank, tmp_path):
+    stats, weights = learn(tiny_path, tmp_path, groups, 1, 2, dtype="bfloat16", gradient_checkpointing=True)
+    assert stats[0].grad_norm == pytest.approx(one_rank[0][0].grad_norm, rel=0.05)
+    assert distance(weights, one_rank[1]) < 0.02

@@ -1,0 +1,152 @@
+"""Every fault of a publish, planted between a real learner and a real engine, is caught and named."""
+
+import numpy as np
+import pytest
+import ray
+
+from posttrain.algorithms.sapo import SapoConfig
+from posttrain.cluster import Cluster
+from posttrain.config import ClusterConfig, RolloutConfig, TrainConfig
+from posttrain.errors import WeightSyncError
+from posttrain.fleet import Engines, Learners, publish
+from posttrain.learner_spec import LearnerSpec
+from posttrain.model import load_tokenizer
+from posttrain.packing import pack
+from posttrain.rollout.engine import EngineSpec
+from posttrain.rollout.env import SingleTurn
+from posttrain.rollout.render import Renderer
+from posttrain.types import Prompt
+from posttrain.weights import SentTensor, canary_token_ids, fingerprint, verify
+
+TOLERANCE = 1e-3
+
+
+class Echo:
+    """Answers the first turn, so that a second one follows."""
+
+    def respond(self, prompt, turns):
+        return [{"role": "user", "content": "again"}] if len(turns) == 1 else None
+
+
+@pytest.fixture(scope="module")
+def fleet(tiny_path, tmp_path_factory):
+    """One learner and one engine of the tiny model in float32, one optimizer step apart from the base."""
+    train = TrainConfig(lr=1e-2, warmup_steps=0)
+    rollout = RolloutConfig(max_completion_tokens=24, max_turns=2)
+    with Cluster(ClusterConfig(), tmp_path_factory.mktemp("logs")) as cluster:
+        learners = Learners(
+            cluster, lambda n: LearnerSpec(model_path=tiny_path, dtype="float32", train=train, temperature=1.0, seed=0, threads=n)
+        )
+        engines = Engines(
+            cluster, lambda n: EngineSpec(model_path=tiny_path, dtype="float32", context_tokens=512, rollout=rollout, threads=n)
+        )
+        cluster.wait([*engines.begin_start(), *learners.begin_start()])
+        yield learners, engines
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_path):
+    return load_tokenizer(tiny_path)
+
+
+def sample(engines, tokenizer, environment, seed=1, size=4):
+    messages = [{"role": "user", "content": "State the final answer to the following arithmetic problem: 2 + 3 ="}]
+    prompt = Prompt(id="p", task="t", messages=messages, reference="5")
+    ((_, group),) = engines.sample([(prompt, Renderer(tokenizer).prompt(messages))], size, environment, seed)
+    return group
+
+
+def train_one_step(learners, engines, tokenizer):
+    group = sample(engines, tokenizer, SingleTurn())
+    for episode, advantage in zip(group.episodes, (1.0, -1.0, 0.5, -0.5), strict=True):
+        episode.advantage = advantage
+    learners.step(pack([group], normalization="sequence_mean", microbatch_tokens=4096), SapoConfig().objective())
+
+
+def deliver(learners, engines, canary, payload, manifest):
+    receipts = engines.load(ray.put(payload), 7, canary)
+    return verify(manifest, learners.score_sequence(canary), receipts, TOLERANCE)
+
+
+def test_a_whole_publish_passes_and_a_stale_engine_does_not(fleet, tokenizer):
+    learners, engines = fleet
+    canary = canary_token_ids(tokenizer)
+    assert publish(learners, engines, policy_version=0, canary=canary, tolerance=TOLERANCE) < TOLERANCE
+    stale = engines.cluster.call_all(engines.members, "canary", canary)[0][0]
+    train_one_step(learners, engines, tokenizer)
+    assert np.abs(stale - learners.score_sequence(canary)).max() > TOLERANCE
+    assert publish(learners, engines, policy_version=1, canary=canary, tolerance=TOLERANCE) < TOLERANCE
+
+
+def test_a_tensor_that_is_not_sent_is_named(fleet, tokenizer):
+    learners, engines = fleet
+    train_one_step(learners, engines, tokenizer)
+    ref, manifest = learners.export()
+    payload = [item for item in ray.get(ref) if item.name != "model.layers.1.mlp.down_proj.weight"]
+    with pytest.raises(WeightSyncError, match=r"model\.layers\.1\.mlp\.down_proj\.weight \(never arrived\).*learner -?\d.*engine -?\d"):
+        deliver(learners, engines, canary_token_ids(tokenizer), payload, manifest)
+
+
+def test_a_tied_head_that_is_not_sent_is_named_and_seen_by_the_canary_too(fleet, tokenizer):
+    learners, engines = fleet
+    canary = canary_token_ids(tokenizer)
+    train_one_step(learners, engines, tokenizer)
+    ref, manifest = learners.export()
+    payload = [item for item in ray.get(ref) if item.name != "lm_head.weight"]
+    with pytest.raises(WeightSyncError, match=r"lm_head\.weight \(never arrived\)"):
+        deliver(learners, engines, canary, payload, manifest)
+    del manifest["lm_head.weight"]  # and where both sides forgot it, the canary differs
+    with pytest.raises(WeightSyncError, match="every tensor arrived"):
+        deliver(learners, engines, canary, payload, manifest)
+
+
+def test_a_corrupted_tensor_is_named(fleet, tokenizer):
+    learners, engines = fleet
+    ref, manifest = learners.export()
+    payload = ray.get(ref)
+    at = next(i for i, item in enumerate(payload) if item.name == "model.norm.weight")
+    flipped = payload[at].tensor()
+    flipped[3] += 1e-6
+    payload[at] = SentTensor.of("model.norm.weight", flipped)
+    with pytest.raises(WeightSyncError, match=r"model\.norm\.weight \(fingerprint"):
+        deliver(learners, engines, canary_token_ids(tokenizer), payload, manifest)
+    assert fingerprint(payload[at]) != manifest["model.norm.weight"]
+
+
+def test_a_prefix_cache_that_was_not_reset_is_caught(fleet, tokenizer):
+    """The canary is scored twice without a publish in between: its second first-request comes from the cache."""
+    learners, engines = fleet
+    canary = canary_token_ids(tokenizer)
+    publish(learners, engines, policy_version=2, canary=canary, tolerance=TOLERANCE)
+    ((_, cached),) = engines.cluster.call_all(engines.members, "canary", canary)
+    assert cached > 0
+    ref, manifest = learners.export()
+    (good,) = engines.load(ref, 3, canary)
+    assert good.canary_cached_tokens == 0
+    import dataclasses
+
+    with pytest.raises(WeightSyncError, match="prefix cache"):
+        verify(manifest, learners.score_sequence(canary), [dataclasses.replace(good, canary_cached_tokens=cached)], TOLERANCE)
+
+
+def test_a_seed_repeats_the_rollout_bit_by_bit(fleet, tokenizer):
+    _, engines = fleet
+    first, second, other = (sample(engines, tokenizer, SingleTurn(), seed=seed) for seed in (5, 5, 6))
+    for a, b in zip(first.episodes, second.episodes, strict=True):
+        assert a.turns[0].token_ids.tolist() == b.turns[0].token_ids.tolist()
+        assert np.array_equal(a.turns[0].logprobs, b.turns[0].logprobs)
+    assert [e.turns[0].token_ids.tolist() for e in first.episodes] != [e.turns[0].token_ids.tolist() for e in other.episodes]
+
+
+def test_two_turn_episodes_are_scored_alike_by_engine_and_learner(fleet, tokenizer):
+    learners, engines = fleet
+    publish(learners, engines, policy_version=4, canary=canary_token_ids(tokenizer), tolerance=TOLERANCE)
+    group = sample(engines, tokenizer, Echo(), size=16, seed=3)
+    two_turned = [episode for episode in group.episodes if len(episode.turns) == 2]
+    assert two_turned, "no episode ended its first turn; the seed no longer shows what it should"
+    batches = pack([group], normalization="sequence_mean", microbatch_tokens=4096)
+    learners.score_in_place(batches, 1.0)
+    for batch in batches:
+        trained = batch.loss_weights != 0
+        np.testing.assert_allclose(batch.old_logprobs[trained], batch.behavior_logprobs[trained], atol=1e-3)
+    assert all(turn.policy_version == 4 for episode in group.episodes for turn in episode.turns)
