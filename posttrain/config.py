@@ -83,7 +83,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0  # gradients are scaled down to this global norm
     prompts_per_step: int = 8  # prompts in a rollout batch
     minibatches: int = 1  # optimizer steps a rollout batch is cut into
-    microbatch_tokens: int = 2048  # packed tokens in one forward and backward pass
+    microbatch_tokens: int = 512  # packed tokens in one forward and backward pass
     shared_prefix: bool = True  # a group's prompt stands once in the stream; false: once an episode
     zero_stage: int = 1  # DeepSpeed ZeRO stage, 0 to 3
     gradient_checkpointing: bool = False  # less memory, one more forward pass

@@ -45,7 +45,7 @@ WeightsPayload = list[SentTensor]
 WeightsManifest = dict[str, str]
 """Tensor name -> fingerprint."""
 
-MIN_CANARY_TOKENS = 160
+NUM_CANARY_TOKENS = 80
 DEFAULT_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
 """Max |log-probability difference|: float32 sums in another order differ by about 1e-5; bfloat16 rounds to 3 digits."""
 
@@ -56,10 +56,10 @@ CANARY_TEXT = (
 
 
 def canary_token_ids(tokenizer: object) -> NDArray[np.int64]:
-    """A fixed sequence of 160 tokens: plain text, longer than a prefix-cache block."""
+    """A fixed sequence of 80 tokens: plain text, longer than two prefix-cache blocks."""
     ids: list[int] = tokenizer.encode(CANARY_TEXT, add_special_tokens=False)  # type: ignore[attr-defined]
-    repeats = -(-MIN_CANARY_TOKENS // len(ids))
-    return np.asarray((ids * repeats)[:MIN_CANARY_TOKENS], dtype=np.int64)
+    repeats = -(-NUM_CANARY_TOKENS // len(ids))
+    return np.asarray((ids * repeats)[:NUM_CANARY_TOKENS], dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def verify(manifest: WeightsManifest, learner_logprobs: FloatArray, receipts: Se
     worst = 0.0
     for receipt in receipts:
         gaps = np.abs(learner_logprobs - receipt.canary_logprobs)
-        at = int(np.argmax(gaps))
+        at = int(np.argmax(gaps))  # a NaN counts as the largest
         gap = float(gaps[at])
         numbers = (
             f"canary token {at + 1}: learner {learner_logprobs[at]:.6f}, engine {receipt.canary_logprobs[at]:.6f}, "

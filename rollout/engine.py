@@ -112,16 +112,18 @@ class Engine(Worker):
         return received
 
     def canary(self, token_ids: IntArray) -> tuple[FloatArray, int]:
-        """Log-probabilities of token_ids[1:] given those before, and how much of the first request came from the cache."""
+        """Log-probabilities of token_ids[1:] given those before, and how many tokens a plain request took from the cache.
+
+        Two requests at once: vLLM never reads the cache for one that wants its prompt's log-probabilities.
+        """
         from vllm import SamplingParams
 
         prompt: Any = {"prompt_token_ids": token_ids.tolist()}
-        plain = self.llm.generate(prompt, SamplingParams(max_tokens=1, temperature=0.0), use_tqdm=False)[0]
-        scored = self.llm.generate(prompt, SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0), use_tqdm=False)[0]
+        params = [SamplingParams(max_tokens=1, temperature=0.0), SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)]
+        plain, scored = self.llm.generate([prompt, prompt], params, use_tqdm=False)
         self.advance()
-        assert scored.prompt_logprobs is not None, "vLLM returned no prompt log-probabilities though they were asked for"
-        rows = zip(scored.prompt_logprobs[1:], token_ids[1:].tolist(), strict=True)
-        logprobs = [row[token_id].logprob for row, token_id in rows if row is not None]
+        rows = zip((scored.prompt_logprobs or [])[1:], token_ids[1:].tolist(), strict=True)
+        logprobs = [row[token_id].logprob for row, token_id in rows if row]
         return np.asarray(logprobs, np.float32), int(plain.num_cached_tokens or 0)
 
 

@@ -72,9 +72,11 @@ def test_a_whole_publish_passes_and_a_stale_engine_does_not(fleet, tokenizer):
     learners, engines = fleet
     canary = canary_token_ids(tokenizer)
     assert publish(learners, engines, policy_version=0, canary=canary, tolerance=TOLERANCE) < TOLERANCE
-    stale = engines.cluster.call_all(engines.members, "canary", canary)[0][0]
+    stale, stale_manifest = learners.export()
     train_one_step(learners, engines, tokenizer)
-    assert np.abs(stale - learners.score_sequence(canary)).max() > TOLERANCE
+    (receipt,) = engines.load(stale, 0, canary)
+    with pytest.raises(WeightSyncError, match="every tensor arrived"):
+        verify(stale_manifest, learners.score_sequence(canary), [receipt], TOLERANCE)
     assert publish(learners, engines, policy_version=1, canary=canary, tolerance=TOLERANCE) < TOLERANCE
 
 
@@ -141,7 +143,7 @@ def test_a_seed_repeats_the_rollout_bit_by_bit(fleet, tokenizer):
 def test_two_turn_episodes_are_scored_alike_by_engine_and_learner(fleet, tokenizer):
     learners, engines = fleet
     publish(learners, engines, policy_version=4, canary=canary_token_ids(tokenizer), tolerance=TOLERANCE)
-    group = sample(engines, tokenizer, Echo(), size=16, seed=3)
+    group = sample(engines, tokenizer, Echo(), size=96, seed=3)
     two_turned = [episode for episode in group.episodes if len(episode.turns) == 2]
     assert two_turned, "no episode ended its first turn; the seed no longer shows what it should"
     batches = pack([group], normalization="sequence_mean", microbatch_tokens=4096)
