@@ -84,7 +84,6 @@ class Cluster:
         self.is_local = config.address == "local"
         self.members: list[Member] = []
         self._group: PlacementGroup | None = None
-        self._num_placed = 0
 
     def __enter__(self) -> Self:
         """Starts or joins Ray and reserves room for all actors."""
@@ -120,8 +119,9 @@ class Cluster:
                 "lower cluster.engine_cpus, cluster.learner_cpus or the GPUs asked for"
             )
 
-    def spawn(self, name: str, target: str, spec: Any, placement: Placement) -> Member:
-        """Creates the actor of worker `target` ("module:Class") in its reserved place; engines have the first bundles."""
+    def spawn(self, name: str, target: str, spec: Any, placement: Placement, index: int) -> Member:
+        """Creates the actor of worker `target` ("module:Class") in the `index`th of the bundles reserved for its kind."""
+        bundle = index + (self.engines.count if placement is self.learners else 0)
         threads = str(placement.cpus)
         handle = (
             ray.remote(concurrency_groups={"health": 1})(Host)
@@ -129,12 +129,11 @@ class Cluster:
                 num_cpus=placement.cpus,
                 num_gpus=placement.gpus,
                 max_restarts=0,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=self._num_placed),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle),
                 runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}},
             )
             .remote(name, str(self.log_folder / f"{name}.log"), target, spec)
         )
-        self._num_placed += 1
         member = Member(name, handle)
         self.members.append(member)
         return member

@@ -30,7 +30,7 @@ class Learners:
         """Creates the processes; `start` builds the model. make_spec takes the threads of a rank."""
         self.cluster = cluster
         placement = cluster.learners
-        self.members = [cluster.spawn(f"learner_{i}", LEARNER, make_spec(placement.cpus), placement) for i in range(placement.count)]
+        self.members = [cluster.spawn(f"learner_{i}", LEARNER, make_spec(placement.cpus), placement, i) for i in range(placement.count)]
 
     def begin_start(self) -> list[Call]:
         """Lets every rank join the process group and load; returns the calls to wait for."""
@@ -80,7 +80,7 @@ class Engines:
         """Creates the processes; make_spec takes the threads of an engine."""
         self.cluster = cluster
         placement = cluster.engines
-        self.members = [cluster.spawn(f"engine_{i}", ENGINE, make_spec(placement.cpus), placement) for i in range(placement.count)]
+        self.members = [cluster.spawn(f"engine_{i}", ENGINE, make_spec(placement.cpus), placement, i) for i in range(placement.count)]
 
     def begin_start(self) -> list[Call]:
         """Lets every engine load; returns the calls to wait for."""

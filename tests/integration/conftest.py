@@ -11,7 +11,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-TINY = ["algo=sapo", "model=tiny", "train.lr=1e-3", "eval.num_prompts=8", "eval.samples_per_prompt=2", "rollout.max_completion_tokens=12"]
+TINY = [
+    *("algo=sapo", "model=tiny", "train.lr=1e-3", "+task.rewards.vowels=1.0"),
+    *("eval.num_prompts=8", "eval.samples_per_prompt=2", "rollout.max_completion_tokens=12"),
+]
+
+VOWELS = '''
+from posttrain.rewards.base import Reward
+
+class Vowels(Reward):
+    """The share of vowels in the answer: random text of an untrained model differs in it."""
+
+    def score(self, prompt, episode):
+        return sum(letter in "aeiou" for letter in episode.text) / max(1, len(episode.text))
+'''
 
 
 @dataclass
@@ -54,8 +67,8 @@ class Running:
         return False
 
     def kill(self):
-        """kill -9 of the driver; waits until everything that it started is gone."""
-        family = self.descendants()
+        """kill -9 of the driver; waits until everything that it started is gone, but for Ray's agents, which take a minute."""
+        family = [process for process in self.descendants() if "Agent" not in process.name()]
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         gone_within(family, 30)
@@ -74,10 +87,22 @@ def gone_within(processes, seconds):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quiet_environment():
-    """No hub, no leftovers of a caller's Ray."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+def environment(tmp_path_factory):
+    """No hub, no leftovers of a caller's Ray, and a third party's installed reward: `vowels`."""
+    site = tmp_path_factory.mktemp("site")
+    info = site / "vowel_rewards-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vowel-rewards\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[posttrain.rewards]\nvowels = vowel_rewards:Vowels\n")
+    (site / "vowel_rewards.py").write_text(VOWELS)
+    os.environ.update(HF_HUB_OFFLINE="1", PYTHONPATH=str(site))
     os.environ.pop("RAY_ADDRESS", None)
+
+
+@pytest.fixture(scope="session")
+def launch():
+    """launch(folder, overrides, log): a run that the caller looks after."""
+    return Running
 
 
 @pytest.fixture

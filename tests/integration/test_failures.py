@@ -64,7 +64,7 @@ FILE = ["task.source=file", "task.family=null", "task.params={}", "task.name=min
         ([*FILE, "task.path=long.jsonl"], "model.context_tokens"),
         (["train.prompts_per_step=1000"], "143"),
         (["model.context_tokens=100000"], "1024"),
-        (["task.rewards={numerix: 1}"], "numeric"),
+        (["+task.rewards.numerix=1"], "numeric"),
     ],
     ids=lambda value: str(value[-1])[:40] if isinstance(value, list) else "",
 )

@@ -23,6 +23,7 @@ NAMES = [
     "reward/mean",
     "reward/std",
     "reward/numeric",
+    "reward/vowels",
     "rollout/completion_tokens_mean",
     "rollout/truncated_fraction",
     "rollout/tokens_per_s",
@@ -53,12 +54,10 @@ def final_weights(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, launch):
     """An uninterrupted run."""
-    from conftest import Running
-
     folder = tmp_path_factory.mktemp("whole")
-    running = Running(folder / "run", OVERRIDES, folder / "log")
+    running = launch(folder / "run", OVERRIDES, folder / "log")
     running.wait_for(lambda: "engine_0.log" in running.out.read_text() or len(running.descendants()) > 5)
     family = running.descendants()
     result = running.finish()
