@@ -14,7 +14,7 @@ from posttrain.packing import pack
 def learn(tiny_path, folder, groups, ranks, stage, dtype="float32", steps=2, **options):
     """Weights and statistics after `steps` steps, and after one more from a saved and loaded checkpoint."""
     train = TrainConfig(zero_stage=stage, warmup_steps=0, lr=1e-3, **options)
-    config = ClusterConfig(num_learners=ranks, num_engines=0, learner_cpus=1)
+    config = ClusterConfig(num_learners=ranks, num_engines=0, engine_cpus=1, learner_cpus=1)
     with Cluster(config, folder / "logs") as cluster:
         learners = Learners(
             cluster, lambda n: LearnerSpec(model_path=tiny_path, dtype=dtype, train=train, temperature=1.0, seed=0, threads=n)
