@@ -172,10 +172,9 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             _check_columns(str(path), names)
-            for batch in file.iter_batches(columns=[name for name in names if name in COLUMNS]):
-                for number, row in enumerate(batch.to_pylist(), start=num_read + 1):
-                    yield f"{path} row {number}", row
-                num_read += batch.num_rows
+            batches = file.iter_batches(columns=[name for name in names if name in COLUMNS])
+            for num_read, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
+                yield f"{path} row {num_read}", row
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as Parquet after row {num_read}: {' '.join(str(error).split())}") from error
 
