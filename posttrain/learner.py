@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from posttrain.algorithms.losses import LossTokens, Objective
+from posttrain.attention import trees_of
 from posttrain.config import TrainConfig
 from posttrain.errors import RunError
 from posttrain.learner_spec import LearnerSpec
@@ -165,16 +166,11 @@ class Learner(Worker):
     def _score(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
         trained = np.flatnonzero(batch.loss_weights)
         predictors = np.stack([trained, batch.predictor_ids[trained]])
+        trees = trees_of(self._tensor(batch.segment_ids), self._tensor(batch.prefix_ids))
         logprobs_N, entropies_N = self.engine(
-            self._tensor(batch.token_ids), self._tensor(batch.position_ids), self._attends(batch), self._tensor(predictors), temperature
+            self._tensor(batch.token_ids), self._tensor(batch.position_ids), trees, self._tensor(predictors), temperature
         )
         return logprobs_N, entropies_N
-
-    def _attends(self, batch: Batch) -> Tensor:
-        """bool (T, T): row t may see the earlier columns of its own segment and of its prefix segment."""
-        segments_T, prefixes_T = self._tensor(batch.segment_ids), self._tensor(batch.prefix_ids)
-        own_or_prefix = (segments_T[:, None] == segments_T[None]) | (prefixes_T[:, None] == segments_T[None])
-        return own_or_prefix.tril()
 
     def _loss_tokens(self, batch: Batch, policy_logprobs_N: Tensor) -> LossTokens:
         old_logprobs_N = policy_logprobs_N.detach() if batch.old_logprobs is None else self._trained(batch, batch.old_logprobs)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from posttrain import attention
 from posttrain.errors import UserError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -39,8 +40,8 @@ def max_context_tokens(path: str) -> int:
 
 
 def load_model(path: str, dtype: str) -> PreTrainedModel:
-    """The causal language model at `path`, on the CPU, with sdpa attention and dropout as its configuration says."""
-    model: PreTrainedModel = _from_pretrained(AutoModelForCausalLM, path, dtype=DTYPES[dtype], attn_implementation="sdpa")
+    """The causal language model at `path`, on the CPU, for packed streams: its forward pass wants `trees`."""
+    model: PreTrainedModel = _from_pretrained(AutoModelForCausalLM, path, dtype=DTYPES[dtype], attn_implementation=attention.register())
     return model
 
 
@@ -68,16 +69,16 @@ class TokenScorer(nn.Module):
         self.chunk_tokens = chunk_tokens
 
     def forward(
-        self, token_ids_T: Tensor, position_ids_T: Tensor, attends_TT: Tensor, predictors_N: Tensor, temperature: float
+        self, token_ids_T: Tensor, position_ids_T: Tensor, trees: list[attention.Tree], predictors_N: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
-        """Scores token_ids_T at the positions whose predictors_T is not negative.
+        """Scores the trained positions of a stream.
 
-        token_ids_T, position_ids_T: int64 (T,). attends_TT: bool (T, T), true where the row may see the column.
+        token_ids_T, position_ids_T: int64 (T,). trees: the parts of the stream that see only themselves.
         predictors_N: int64 (2, N), the trained positions and the positions they are predicted from.
         Returns float32 log-probabilities (N,), with gradient, and entropies in nats (N,), without.
         """
         hidden_TH = self.model.base_model(
-            input_ids=token_ids_T[None], position_ids=position_ids_T[None], attention_mask=attends_TT[None, None], use_cache=False
+            input_ids=token_ids_T[None], position_ids=position_ids_T[None], trees=trees, use_cache=False
         ).last_hidden_state[0]
         trained_N, sources_N = predictors_N
         chunks = zip(hidden_TH[sources_N].split(self.chunk_tokens), token_ids_T[trained_N].split(self.chunk_tokens), strict=True)

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from posttrain.algorithms.losses import LossTokens
 from posttrain.algorithms.sapo import SapoConfig
+from posttrain.attention import trees_of
 from posttrain.errors import UserError
 from posttrain.model import TokenScorer, load_model, load_tokenizer
 from posttrain.packing import empty_batch, pack
@@ -16,17 +18,17 @@ def model(tiny_path):
     return load_model(tiny_path, "float32").train()
 
 
-def attends(batch):
-    segments, prefixes = torch.tensor(batch.segment_ids), torch.tensor(batch.prefix_ids)
-    return ((segments[:, None] == segments[None]) | (prefixes[:, None] == segments[None])).tril()
+@pytest.fixture(scope="module")
+def reference(tiny_path):
+    """The same weights with transformers' own attention."""
+    return AutoModelForCausalLM.from_pretrained(tiny_path, dtype=torch.float32, attn_implementation="sdpa")
 
 
 def score(model, batch, chunk_tokens=1024, temperature=1.0):
     trained = np.flatnonzero(batch.loss_weights)
     predictors = torch.tensor(np.stack([trained, batch.predictor_ids[trained]]))
-    return TokenScorer(model, chunk_tokens)(
-        torch.tensor(batch.token_ids), torch.tensor(batch.position_ids), attends(batch), predictors, temperature
-    )
+    trees = trees_of(torch.tensor(batch.segment_ids), torch.tensor(batch.prefix_ids))
+    return TokenScorer(model, chunk_tokens)(torch.tensor(batch.token_ids), torch.tensor(batch.position_ids), trees, predictors, temperature)
 
 
 def gradients(model, batches, chunk_tokens=1024):
@@ -55,7 +57,7 @@ def relative(a, b):
 
 
 @pytest.mark.parametrize("turns", [1, 2])
-def test_packed_log_probabilities_equal_separate_forward_passes(random_groups, model, turns):
+def test_packed_log_probabilities_equal_separate_forward_passes(random_groups, model, reference, turns):
     groups = random_groups(0, num_groups=2, group_size=3, turns=turns)
     (batch,) = pack(groups, normalization="sequence_mean", microbatch_tokens=10_000)
     with torch.no_grad():
@@ -63,7 +65,7 @@ def test_packed_log_probabilities_equal_separate_forward_passes(random_groups, m
         for t, logprob, entropy in zip(np.flatnonzero(batch.loss_weights), scored, entropies, strict=True):
             seen = (batch.segment_ids == batch.segment_ids[t]) | (batch.segment_ids == batch.prefix_ids[t])
             context = batch.token_ids[seen & (np.arange(batch.num_tokens) < t)]
-            expected = torch.log_softmax(model(input_ids=torch.tensor(context)[None]).logits[0, -1].float(), -1)
+            expected = torch.log_softmax(reference(input_ids=torch.tensor(context)[None]).logits[0, -1].float(), -1)
             assert logprob.item() == pytest.approx(expected[batch.token_ids[t]].item(), abs=2e-5)
             assert entropy.item() == pytest.approx(-(expected.exp() * expected).sum().item(), abs=2e-5)
 
@@ -113,12 +115,12 @@ def test_values_at_masked_positions_never_reach_a_gradient(random_groups, model)
     assert torch.equal(clean, poisoned)
 
 
-def test_temperature_divides_the_logits(random_groups, model):
+def test_temperature_divides_the_logits(random_groups, model, reference):
     (batch,) = pack(random_groups(3, num_groups=1, group_size=1), normalization="sequence_mean", microbatch_tokens=100)
     with torch.no_grad():
         cold, _ = score(model, batch, temperature=0.5)
         t = int(np.flatnonzero(batch.loss_weights)[0])
-        logits = model(input_ids=torch.tensor(batch.token_ids[:t])[None]).logits[0, -1].float()
+        logits = reference(input_ids=torch.tensor(batch.token_ids[:t])[None]).logits[0, -1].float()
         assert cold[0].item() == pytest.approx(torch.log_softmax(logits / 0.5, -1)[batch.token_ids[t]].item(), abs=1e-4)
 
 
