@@ -83,7 +83,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0  # gradients are scaled down to this global norm
     prompts_per_step: int = 8  # prompts in a rollout batch
     minibatches: int = 1  # optimizer steps a rollout batch is cut into
-    microbatch_tokens: int = 512  # packed tokens in one forward and backward pass
+    microbatch_tokens: int = 2048  # packed tokens in one forward and backward pass
     shared_prefix: bool = True  # a group's prompt stands once in the stream; false: once an episode
     zero_stage: int = 1  # DeepSpeed ZeRO stage, 0 to 3
     gradient_checkpointing: bool = False  # less memory, one more forward pass
@@ -94,7 +94,7 @@ class TrainConfig:
 class RolloutConfig:
     """Sampling."""
 
-    max_completion_tokens: int = 32  # tokens the policy may write in an episode, all turns together
+    max_completion_tokens: int = 24  # tokens the policy may write in an episode, all turns together
     max_turns: int = 1  # turns an episode may have
     temperature: float = 1.0  # of sampling in training; 1 samples from the policy itself
     max_num_seqs: int = 128  # sequences an engine runs at a time
@@ -122,14 +122,14 @@ class EvalConfig:
 
     every: int = 0  # steps between further evaluations; 0: none
     num_prompts: int = 50  # held-out prompts, the same ones every time
-    samples_per_prompt: int = 4  # episodes a prompt; eval/<task>/reward_mean is over all of them
+    samples_per_prompt: int = 8  # episodes a prompt; eval/<task>/reward_mean is over all of them
 
 
 @dataclass
 class WeightsConfig:
     """Proof that the engines hold the learner's weights."""
 
-    canary_tolerance: float | None = None  # max |log-probability difference|; default 1e-3 in float32, 0.5 in bfloat16
+    canary_tolerance: float | None = None  # max |log-probability difference|; default 1e-3 in float32, 2 in bfloat16
 
 
 @dataclass

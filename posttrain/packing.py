@@ -67,14 +67,16 @@ def pack(
 
     shared_prefix: a group's prompt stands once in a micro-batch and its episodes branch off; otherwise once an episode.
     skip_zero_advantage: leaves out episodes whose advantage is 0, which is exact for objectives that are proportional to
-    the advantage; the normaliser still counts them. If nothing would be left, everything is kept, so that a step always
-    measures something. A single episode longer than the budget gets a micro-batch of its own: it cannot be cut.
+    the advantage; the normaliser still counts them. If nothing would be left, the first group is kept, so that a step
+    always measures something. A single episode longer than the budget gets a micro-batch of its own: it cannot be cut.
     """
     weights = loss_weights(groups, normalization)
-    skip = skip_zero_advantage and any(episode.advantage != 0 for group in groups for episode in group.episodes)
+    has_signal = any(episode.advantage != 0 for group in groups for episode in group.episodes)
     trees = []
-    for group, row in zip(groups, weights, strict=True):
-        branches = [_branch(e, w) for e, w in zip(group.episodes, row, strict=True) if w > 0 and not (skip and e.advantage == 0)]
+    for index, (group, row) in enumerate(zip(groups, weights, strict=True)):
+        is_measured = not skip_zero_advantage or not (has_signal or index)
+        pairs = zip(group.episodes, row, strict=True)
+        branches = [_branch(episode, weight) for episode, weight in pairs if weight > 0 and (is_measured or episode.advantage != 0)]
         trees += _cut(group.prompt_token_ids, branches, microbatch_tokens if shared_prefix else 0)
     return [_stream(bin_) for bin_ in _fill(trees, microbatch_tokens)]
 

@@ -46,8 +46,10 @@ WeightsManifest = dict[str, str]
 """Tensor name -> fingerprint."""
 
 NUM_CANARY_TOKENS = 80
-DEFAULT_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
-"""Max |log-probability difference|: float32 sums in another order differ by about 1e-5; bfloat16 rounds to 3 digits."""
+DEFAULT_TOLERANCE = {"float32": 1e-3, "bfloat16": 2.0}
+"""Max |log-probability difference| over the canary. float32 sums in another order differ by about 1e-5. Two bfloat16
+implementations of SmolLM2 differ by 0.15 to 0.6 on single tokens, so there the canary finds only gross faults, such as a
+tensor in the wrong place, and the fingerprints find the rest."""
 
 CANARY_TEXT = (
     "The quick brown fox jumps over the lazy dog while 17 + 25 = 42, and the old clock on the wall says a quarter past nine. "

@@ -62,7 +62,7 @@ FILE = ["task.source=file", "task.family=null", "task.params={}", "task.name=min
         (["task.family=chain_summ"], "chain_sum"),
         ([*FILE, "task.path=empty.jsonl"], "empty.jsonl"),
         ([*FILE, "task.path=long.jsonl"], "model.context_tokens"),
-        (["train.prompts_per_step=1000"], "143"),
+        (["train.prompts_per_step=1000"], "training prompts"),
         (["model.context_tokens=100000"], "1024"),
         (["+task.rewards.numerix=1"], "numeric"),
     ],

@@ -83,11 +83,14 @@ def test_skipping_drops_only_episodes_without_advantage_and_keeps_the_normaliser
     assert skipped == [fact for fact in everything if fact[4] != 0]
 
 
-def test_a_step_without_any_signal_keeps_its_tokens(random_groups):
-    groups = random_groups(5, num_groups=1, group_size=2)
-    for episode in groups[0].episodes:
-        episode.advantage = 0.0
-    assert trained_facts(pack(groups, normalization="sequence_mean", microbatch_tokens=100, skip_zero_advantage=True))
+def test_a_step_without_any_signal_keeps_its_first_group(random_groups):
+    groups = random_groups(5, num_groups=2, group_size=2)
+    for group in groups:
+        for episode in group.episodes:
+            episode.advantage = 0.0
+    kept = trained_facts(pack(groups, normalization="sequence_mean", microbatch_tokens=100, skip_zero_advantage=True))
+    weights = loss_weights(groups, "sequence_mean")
+    assert kept == expected_facts(groups[:1], weights[:1])
 
 
 def test_an_episode_without_tokens_counts_in_the_mean_and_is_not_packed():
