@@ -90,10 +90,10 @@ class TokenScorer(nn.Module):
         entropies: list[Tensor] = []
 
         def logprobs(hidden_NH: Tensor) -> Tensor:
-            log_softmax_NV = torch.log_softmax(head(hidden_NH).float() / temperature, dim=-1)
+            log_softmax_NV = torch.log_softmax(head(hidden_NH).float().div_(temperature), dim=-1)
             if not entropies:  # the recomputation in backward has no use for them
                 with torch.no_grad():
-                    entropies.append(-(log_softmax_NV.exp() * log_softmax_NV).sum(-1))
+                    entropies.append(log_softmax_NV.exp().mul_(log_softmax_NV).sum(-1).neg())
             return log_softmax_NV.gather(1, targets_N[:, None])[:, 0]
 
         scored_N = checkpoint(logprobs, hidden_NH, use_reentrant=False)
