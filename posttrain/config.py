@@ -74,7 +74,7 @@ class AlgoConfig:
 class TrainConfig:
     """The optimizer step."""
 
-    steps: int = 60  # optimizer steps = minibatches times rollout batches
+    steps: int = 45  # optimizer steps = minibatches times rollout batches
     lr: float = 2e-5  # peak learning rate of AdamW
     lr_schedule: str = "constant"  # constant, linear or cosine, after the warm-up
     warmup_steps: int = 5  # optimizer steps of linear warm-up
