@@ -118,7 +118,7 @@ def test_help_lists_every_group_and_key(python, root: Path) -> None:
     for file in (root / "configs").glob("*/*.yaml"):
         assert file.stem in result.stdout
     assert re.search(r"^  algo +.*\bsapo\b.* \(required\)$", result.stdout, re.MULTILINE)
-    assert "  train.steps                     60            optimizer steps" in result.stdout
+    assert re.search(r"^  train\.steps +\d+ +optimizer steps", result.stdout, re.MULTILINE)
     assert result.stdout.count("  python -m posttrain.run") == 3
     assert max(map(len, result.stdout.splitlines())) <= 140
 
