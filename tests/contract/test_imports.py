@@ -19,7 +19,7 @@ LAYERS: dict[str, int] = {
     # What engine, learner and driver say to each other: these know none of the three.
     **dict.fromkeys(("posttrain.weights", "posttrain.worker", "posttrain.learner_spec", "posttrain.torchvision_cpu"), 2),
     **dict.fromkeys(("posttrain.rewards", "posttrain.rollout", "posttrain.algorithms.losses", "posttrain.algorithms.advantages"), 3),
-    **dict.fromkeys(("posttrain.model", "posttrain.learner", "posttrain.cluster", "posttrain.checkpoint"), 4),
+    **dict.fromkeys(("posttrain.attention", "posttrain.model", "posttrain.learner", "posttrain.cluster", "posttrain.checkpoint"), 4),
     **dict.fromkeys(("posttrain.fleet", "posttrain.inputs", "posttrain.console"), 4),
     "posttrain.algorithms": 5,
     **dict.fromkeys(("posttrain.run", "posttrain.help", "posttrain.mistakes", "posttrain.doctor"), 6),
@@ -31,7 +31,7 @@ OWNERS = {
     "vllm": {"posttrain.rollout.engine"},
     "deepspeed": {"posttrain.learner"},
     "ray": {"posttrain.cluster", "posttrain.worker", "posttrain.rollout.engine", "posttrain.learner"},
-    "transformers": {"posttrain.model", "posttrain.builtin_models"},
+    "transformers": {"posttrain.attention", "posttrain.model", "posttrain.builtin_models"},
     "hydra": {"posttrain.run", "posttrain.mistakes"},
 }
 EXTRAS = {"cpu": "cpu.txt", "cuda": "cuda.txt"}

@@ -31,7 +31,7 @@ class Echo:
 @pytest.fixture(scope="module")
 def fleet(tiny_path, tmp_path_factory):
     """One learner and one engine of the tiny model in float32, one optimizer step apart from the base."""
-    train = TrainConfig(lr=1e-2, warmup_steps=0)
+    train = TrainConfig(lr=1e-3, warmup_steps=0)
     rollout = RolloutConfig(max_completion_tokens=24, max_turns=2)
     with Cluster(ClusterConfig(), tmp_path_factory.mktemp("logs")) as cluster:
         learners = Learners(
