@@ -17,9 +17,6 @@ TESTS ?= tests
 PIP := PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip --disable-pip-version-check install -qq
 SUITABLE := import sys; sys.exit(sys.version_info[:2] != (3, 11))
 
-# The learner would compile this at its first start; here nobody waits for it in the middle of a run.
-COMPILE := from deepspeed.accelerator import get_accelerator as a; a().create_op_builder('ShareMemCommBuilder').load()
-
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
 
@@ -43,10 +40,6 @@ $(VENV)/.installed: $(VENV)/.pins setup.cfg pyproject.toml
 	@echo "make: installing posttrain into $(VENV)"
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m posttrain.torchvision_cpu
-	@nvidia-smi -L >/dev/null 2>&1 || { \
-	  echo "make: compiling DeepSpeed's CPU communication kernel (a minute the first time)"; \
-	  PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -c "$(COMPILE)" >/dev/null 2>&1 || { \
-	    echo "make: DeepSpeed's kernel cannot be compiled; $(BIN)/python -m posttrain.doctor says what is missing" >&2; exit 1; }; }
 	@touch $@
 
 $(VENV)/.pins: requirements/cpu.txt requirements/cuda.txt

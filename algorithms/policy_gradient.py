@@ -25,7 +25,7 @@ from posttrain.data.cursor import PromptCursor
 from posttrain.episodes import write_episodes
 from posttrain.errors import RunError
 from posttrain.fleet import Engines, Learners, publish
-from posttrain.inputs import Inputs, RenderedPrompt, prepare
+from posttrain.inputs import Inputs, prepare
 from posttrain.learner_spec import LearnerSpec
 from posttrain.metrics import MetricsWriter
 from posttrain.packing import pack
@@ -33,7 +33,7 @@ from posttrain.rollout.engine import EngineSpec
 from posttrain.rollout.env import SingleTurn
 from posttrain.rundir import run_folder, write_config
 from posttrain.stats import Row
-from posttrain.types import Batch, Group
+from posttrain.types import Batch, Group, RenderedPrompt
 
 TRAIN_SEED, EVAL_SEED = 0, 1
 

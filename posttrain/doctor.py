@@ -166,14 +166,14 @@ def check_pins() -> Check:
 
 
 def check_compiler() -> Check:
-    """DeepSpeed compiles a small operator at its first start."""
+    """vLLM compiles a few kernels for the CPU at its first start."""
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    tools = {"g++": shutil.which("g++"), "ninja": shutil.which("ninja") or _installed("ninja"), "Python.h": headers.is_file()}
+    tools = {"g++": shutil.which("g++"), "Python.h": headers.is_file()}
     missing = [name for name, there in tools.items() if not there]
     if missing:
-        mend = "apt-get install g++ python3.11-dev; pip install ninja"
-        return Check(name="compiler", status="fail", found=f"no {', no '.join(missing)}, which DeepSpeed needs", mend=mend)
-    return Check(name="compiler", status="ok", found=f"{tools['g++']}, ninja, Python.h")
+        mend = "apt-get install g++ python3.11-dev"
+        return Check(name="compiler", status="fail", found=f"no {', no '.join(missing)}, which vLLM needs", mend=mend)
+    return Check(name="compiler", status="ok", found=f"{tools['g++']}, Python.h")
 
 
 def check_smollm2() -> Check:

@@ -15,10 +15,9 @@ from posttrain.rollout.engine import EngineSpec
 from posttrain.rollout.env import Environment
 from posttrain.rollout.loop import EpisodeJob
 from posttrain.stats import LearnerStats
-from posttrain.types import Batch, Episode, FloatArray, Group, IntArray, Prompt
+from posttrain.types import Batch, Episode, FloatArray, Group, IntArray, RenderedPrompt
 from posttrain.weights import EngineReceipt, WeightsManifest, verify
 
-RenderedPrompt = tuple[Prompt, IntArray]
 LEARNER = "posttrain.learner:Learner"
 ENGINE = "posttrain.rollout.engine:Engine"
 

@@ -10,10 +10,8 @@ from posttrain.errors import UserError
 from posttrain.model import load_tokenizer, max_context_tokens
 from posttrain.rewards.manager import RewardManager
 from posttrain.rollout.render import Renderer
-from posttrain.types import IntArray, Prompt
+from posttrain.types import IntArray, RenderedPrompt
 from posttrain.weights import DEFAULT_TOLERANCE, canary_token_ids
-
-RenderedPrompt = tuple[Prompt, IntArray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

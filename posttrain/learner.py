@@ -54,6 +54,9 @@ class Learner(Worker):
         torch.manual_seed(self.spec.seed)
         self.rank, self.world_size = rank, world_size
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # DeepSpeed would compile a shared-memory all-reduce here, a minute under a lock file that a killed process leaves
+        # behind for ever: every later start would wait for it. It speeds up several CPU ranks of one node, nothing else.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo")
         self.advance()
         train = self.spec.train

@@ -39,6 +39,10 @@ class Prompt:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+# A prompt and its tokens by the model's chat template.
+RenderedPrompt = tuple[Prompt, IntArray]
+
+
 @dataclass(slots=True, kw_only=True)
 class Turn:
     """One uninterrupted piece of the policy's writing, and what came back.

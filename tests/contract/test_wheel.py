@@ -1,4 +1,4 @@
-"""The wheel: whole without the links, and usable from a folder that has a `rewards/` of its own."""
+"""The wheel: whole without the links, and usable for training from a folder that has a `rewards/` of its own."""
 
 import configparser
 import json
@@ -11,7 +11,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import yaml
 
 PACKAGES = ("posttrain", "rewards", "rollout", "algorithms", "configs")
 FILES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
@@ -56,7 +55,7 @@ def test_wheel_registers_the_entry_points(wheel: Path, root: Path) -> None:
         assert dict(held[group]) == dict(line.split(" = ") for line in lines.split("\n") if line)
 
 
-def test_wheel_works_beside_a_folder_named_rewards(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_trains_beside_a_folder_named_rewards(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "env", symlinks=True)
     python = str(tmp_path / "env" / "bin" / "python")
     install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", str(wheel)]
@@ -69,7 +68,10 @@ def test_wheel_works_beside_a_folder_named_rewards(wheel: Path, tmp_path: Path) 
     code = "import json, rewards, posttrain.rewards.numeric as n; print(json.dumps([rewards.mine, n.__file__]))"
     result = subprocess.run([python, "-c", code], cwd=tmp_path / "user", capture_output=True, text=True, check=True)
     assert json.loads(result.stdout) == [True, str(site_packages / "posttrain" / "rewards" / "numeric.py")]
-    command = [python, "-m", "posttrain.run", "--cfg", "job", "algo=sapo"]
+    subprocess.run([python, "-m", "posttrain.torchvision_cpu"], cwd=tmp_path / "user", check=True)
+    command = [python, "-m", "posttrain.run", "algo=sapo", "model=tiny", "train.steps=2", "run.dir=out", "eval.num_prompts=4"]
     result = subprocess.run(command, cwd=tmp_path / "user", capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert yaml.safe_load(result.stdout)["task"]["name"] == "arithmetic"
+    assert result.returncode == 0, result.stderr
+    rows = (tmp_path / "user" / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2]
+    assert (tmp_path / "user" / "out" / "checkpoints" / "step_2" / "hf" / "model.safetensors").exists()

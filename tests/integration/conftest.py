@@ -95,7 +95,10 @@ def environment(tmp_path_factory):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vowel-rewards\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[posttrain.rewards]\nvowels = vowel_rewards:Vowels\n")
     (site / "vowel_rewards.py").write_text(VOWELS)
-    os.environ.update(HF_HUB_OFFLINE="1", PYTHONPATH=str(site))
+    # The lock that a process killed while DeepSpeed compiles leaves behind; whoever waits for it waits for ever.
+    (site / "torch_extensions" / "deepspeed_shm_comm").mkdir(parents=True)
+    (site / "torch_extensions" / "deepspeed_shm_comm" / "lock").touch()
+    os.environ.update(HF_HUB_OFFLINE="1", PYTHONPATH=str(site), TORCH_EXTENSIONS_DIR=str(site / "torch_extensions"))
     os.environ.pop("RAY_ADDRESS", None)
 
 

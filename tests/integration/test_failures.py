@@ -32,11 +32,11 @@ def _writes_to(pid, suffix):
     [("engine_0", signal.SIGKILL, "died"), ("learner_0", signal.SIGSTOP, "made no progress")],
 )
 def test_a_lost_actor_ends_the_run_by_name(start, victim, signal_, words):
-    running = start("run", "train.steps=500", "cluster.deadline_s=20")
+    running = start("run", "train.steps=500", "cluster.deadline_s=60")
     assert running.wait_for(lambda: (running.folder / "metrics.jsonl").exists() and "step    2" in running.out.read_text())
     family = running.descendants()
     os.kill(actor_pid(running, victim), signal_)
-    result = running.finish(timeout=90)
+    result = running.finish(timeout=150)
     assert result.code == 1
     assert re.search(rf"{victim} \(process \d+ on node \S+\) {words}", result.err), result.err
     assert "last lines of" in result.err
