@@ -7,6 +7,8 @@ here; what is computed is in `posttrain.learner` and `posttrain.rollout.engine`.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from posttrain.algorithms.losses import Objective
 from posttrain.cluster import Call, Cluster
 from posttrain.learner_spec import LearnerSpec
@@ -43,14 +45,26 @@ class Learners:
         calls = [self.cluster.call(member, "step", share, objective) for member, share in zip(self.members, shares, strict=True)]
         return LearnerStats.merge(self.cluster.wait(calls))
 
-    def score_in_place(self, batches: Sequence[Batch], temperature: float) -> None:
+    def score_old(self, batches: Sequence[Batch], temperature: float) -> None:
         """Sets old_logprobs of every batch to the current model's log-probabilities."""
+        for batch, logprobs_T in self._score(batches, temperature, by_reference=False):
+            batch.old_logprobs = logprobs_T
+
+    def score_reference(self, batches: Sequence[Batch], temperature: float) -> None:
+        """Sets ref_logprobs of every batch to the frozen reference's log-probabilities."""
+        for batch, logprobs_T in self._score(batches, temperature, by_reference=True):
+            batch.ref_logprobs = logprobs_T
+
+    def _score(self, batches: Sequence[Batch], temperature: float, *, by_reference: bool) -> Iterator[tuple[Batch, FloatArray]]:
+        """(batch, float32 log-probabilities (T,), 0 where nothing is trained)."""
         shares = spread(batches, len(self.members))
-        calls = [self.cluster.call(member, "score", share, temperature) for member, share in zip(self.members, shares, strict=True)]
+        pairs = zip(self.members, shares, strict=True)
+        calls = [self.cluster.call(member, "score", share, temperature, by_reference) for member, share in pairs]
         for share, scored in zip(shares, self.cluster.wait(calls), strict=True):
             for batch, logprobs_N in zip(share, scored, strict=True):
-                batch.old_logprobs = batch.behavior_logprobs.copy()
-                batch.old_logprobs[batch.loss_weights != 0] = logprobs_N
+                logprobs_T = np.zeros(batch.num_tokens, np.float32)
+                logprobs_T[batch.loss_weights != 0] = logprobs_N
+                yield batch, logprobs_T
 
     def score_sequence(self, token_ids: IntArray) -> FloatArray:
         """Log-probabilities of token_ids[1:] at temperature 1."""

@@ -114,10 +114,16 @@ def _group_lines(algorithms: Iterable[str], config_dir: str | None) -> list[str]
 
 def _key_lines(algorithms: Mapping[str, type[AlgoConfig]]) -> list[str]:
     lines = ["Keys (<key>=<value>), their defaults before a group's choice changes them, and what they mean"]
-    names = {kind: name for name, kind in algorithms.items()}
+    names: dict[type, str] = {kind: name for name, kind in algorithms.items()}
     for section, kinds in _sections(algorithms.values()):
-        for kind in kinds:
+        # A class that several algorithms build on is listed once; an algorithm then lists what it adds or changes.
+        bases = dict.fromkeys(base for kind in kinds for base in reversed(kind.__mro__) if is_dataclass(base))
+        for kind in bases:
             title = f"{section}={names[kind]}" if kind in names else section
-            lines += ["", f"{title}: {cleandoc(kind.__doc__ or '').splitlines()[0]}"]
-            lines += [f"  {key.name:<32}{key.default:<13} {key.comment}" for key in _keys_of(kind, section)]
+            above = names.get(kind.__mro__[1])
+            doc = cleandoc(kind.__doc__ or "").splitlines()[0] + (f" Otherwise as {above}." if above else "")
+            shown = set(vars(kind)["__annotations__"]) - ({"name"} if kind in names else set())
+            own = [key for key in _keys_of(kind, section) if key.name.removeprefix(f"{section}.") in shown]
+            lines += ["", f"{title}: {doc}"]
+            lines += [f"  {key.name:<32}{key.default:<19} {key.comment}" for key in own]
     return [*lines, ""]

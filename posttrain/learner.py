@@ -27,7 +27,7 @@ from posttrain.config import TrainConfig
 from posttrain.errors import RunError
 from posttrain.learner_spec import LearnerSpec
 from posttrain.model import TokenScorer, load_model, load_tokenizer
-from posttrain.stats import LearnerStats
+from posttrain.stats import LearnerStats, ScoredTokens
 from posttrain.types import Batch, FloatArray
 from posttrain.weights import SentTensor, WeightsManifest, WeightsPayload, fingerprint
 from posttrain.worker import Worker
@@ -77,8 +77,16 @@ class Learner(Worker):
         )
         self._clip_without_zero(optimizer)
         self.engine.train()
+        self.reference = self._load_reference()
         self.advance()
         return int(num_parameters)
+
+    def _load_reference(self) -> TokenScorer | None:
+        """Whole on every rank, whatever the ZeRO stage."""
+        if self.spec.reference_path is None:
+            return None
+        model = load_model(self.spec.reference_path, self.spec.dtype).to(self.device).eval().requires_grad_(False)
+        return TokenScorer(model, self.spec.train.head_chunk_tokens)
 
     def _clip_without_zero(self, optimizer: torch.optim.Optimizer) -> None:
         """Plain float32 data parallelism: DeepSpeed's own clipping does not tell the norm, so it is done here."""
@@ -101,12 +109,13 @@ class Learner(Worker):
         """
         stats = LearnerStats(is_off_policy=any(batch.old_logprobs is not None for batch in batches))
         for batch in batches:
-            logprobs_N, entropies_N = self._score(batch, self.spec.temperature)
-            tokens = self._loss_tokens(batch, logprobs_N)
-            weights_N = self._trained(batch, batch.loss_weights)
-            loss = (weights_N * objective(tokens)).sum()
-            self.engine.backward(loss * self.world_size)
-            stats.add(loss.item(), *_as_numpy(tokens.policy_logprobs_N, tokens.old_logprobs_N, tokens.behavior_logprobs_N, entropies_N))
+            logprobs_N, entropies_N = self._score(self.engine, batch, self.spec.temperature)
+            # The objective sees a leaf, so that its gradient a token can be looked at before it goes through the model.
+            tokens = self._loss_tokens(batch, logprobs_N.detach().requires_grad_())
+            loss = (self._trained(batch, batch.loss_weights) * objective(tokens)).sum()
+            (gradient_N,) = torch.autograd.grad(loss, tokens.policy_logprobs_N)
+            self.engine.backward((gradient_N * logprobs_N).sum() * self.world_size)
+            stats.add(loss.item(), _scored_tokens(tokens, entropies_N, gradient_N))
             self.advance()
         stats.lr = float(self.engine.get_lr()[0])
         self.engine.step()
@@ -117,13 +126,14 @@ class Learner(Worker):
         self.advance()
         return stats
 
-    def score(self, batches: Sequence[Batch], temperature: float) -> list[FloatArray]:
-        """Log-probabilities under the current weights, one array a batch, of the trained tokens in stream order."""
+    def score(self, batches: Sequence[Batch], temperature: float, by_reference: bool = False) -> list[FloatArray]:
+        """Log-probabilities of the trained tokens in stream order, one array a batch, under the current or the reference's weights."""
         scored = []
+        module = self.reference if by_reference else self.engine
         with torch.no_grad():
             for batch in batches:
-                logprobs_N, _ = self._score(batch, temperature)
-                scored.append(logprobs_N.float().cpu().numpy())
+                logprobs_N, _ = self._score(module, batch, temperature)
+                scored.append(_as_numpy(logprobs_N))
                 self.advance()
         return scored
 
@@ -166,11 +176,11 @@ class Learner(Worker):
             return nullcontext()
         return deepspeed.zero.GatheredParameters(list(self.model.parameters()))
 
-    def _score(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    def _score(self, module: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
         trained = np.flatnonzero(batch.loss_weights)
         predictors = np.stack([trained, batch.predictor_ids[trained]])
         trees = trees_of(self._tensor(batch.segment_ids), self._tensor(batch.prefix_ids))
-        logprobs_N, entropies_N = self.engine(
+        logprobs_N, entropies_N = module(
             self._tensor(batch.token_ids), self._tensor(batch.position_ids), trees, self._tensor(predictors), temperature
         )
         return logprobs_N, entropies_N
@@ -183,6 +193,7 @@ class Learner(Worker):
             behavior_logprobs_N=self._trained(batch, batch.behavior_logprobs),
             advantages_N=self._trained(batch, batch.advantages),
             segments_N=self._trained(batch, batch.segment_ids),
+            ref_logprobs_N=None if batch.ref_logprobs is None else self._trained(batch, batch.ref_logprobs),
         )
 
     def _trained(self, batch: Batch, values_T: Any) -> Tensor:
@@ -192,8 +203,22 @@ class Learner(Worker):
         return torch.tensor(values, device=self.device)
 
 
-def _as_numpy(*tensors_N: Tensor) -> list[FloatArray]:
-    return [tensor.detach().float().cpu().numpy() for tensor in tensors_N]
+def _scored_tokens(tokens: LossTokens, entropies_N: Tensor, gradient_N: Tensor) -> ScoredTokens:
+    reference_N = tokens.ref_logprobs_N
+    return ScoredTokens(
+        policy=_as_numpy(tokens.policy_logprobs_N),
+        old=_as_numpy(tokens.old_logprobs_N),
+        behavior=_as_numpy(tokens.behavior_logprobs_N),
+        reference=None if reference_N is None else _as_numpy(reference_N),
+        advantages=_as_numpy(tokens.advantages_N),
+        segments=_as_numpy(tokens.segments_N),
+        entropies=_as_numpy(entropies_N),
+        gradient=_as_numpy(gradient_N),
+    )
+
+
+def _as_numpy(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().numpy()
 
 
 def lr_factor(step: int, train: TrainConfig) -> float:

@@ -10,6 +10,7 @@ class LearnerSpec:
     """What a learner needs to know of the configuration."""
 
     model_path: str
+    reference_path: str | None = None  # a frozen model that scores beside the trained one
     dtype: str
     train: TrainConfig
     temperature: float

@@ -9,13 +9,14 @@ Order of work: `loss_weights` for the step, `_cut` each group to the token budge
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posttrain.types import Batch, Episode, FloatArray, Group, IntArray
 
-Normalization = Literal["sequence_mean", "token_mean"]
+NORMALIZATIONS = ("sequence_mean", "token_mean", "sequence_sum", "constant")
+"""How the tokens of an optimizer step are weighed; `loss_weights` says what each does."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,41 +42,67 @@ class _Tree:
         return len(self.prompt_token_ids) + sum(len(branch.token_ids) for branch in self.branches)
 
 
-def loss_weights(groups: Sequence[Group], normalization: Normalization) -> list[list[float]]:
-    """The weight of every trained token of each episode, for one optimizer step over `groups`.
+def loss_weights(groups: Sequence[Group], normalization: str, max_tokens: int = 1) -> list[list[float]]:
+    """The weight of every trained token of each counted episode, for one optimizer step over `groups`.
 
     sequence_mean: 1 / (S * len_i), the mean over the tokens of a sequence and then over the S sequences;
-    token_mean: 1 / (all trained tokens). An episode without tokens weighs 0 and still counts in S.
+    token_mean: 1 / (all trained tokens); sequence_sum: 1 / S, the sum over tokens and then the mean;
+    constant: 1 / (S * max_tokens), as if every sequence had the longest length. An episode without tokens weighs 0 and
+    still counts in S.
     """
-    lengths = [[episode.num_completion_tokens for episode in group.episodes] for group in groups]
-    if normalization == "token_mean":
-        total = sum(map(sum, lengths))
-        return [[1.0 / total if length else 0.0 for length in row] for row in lengths]
-    num_sequences = sum(map(len, lengths))
-    return [[1.0 / (num_sequences * length) if length else 0.0 for length in row] for row in lengths]
+    lengths = [[episode.num_completion_tokens for episode in group.counted] for group in groups]
+    num_sequences, num_tokens = sum(map(len, lengths)), sum(map(sum, lengths))
+
+    def weight(length: int) -> float:
+        per_sequence = {"sequence_mean": length, "sequence_sum": 1, "constant": max_tokens}
+        return 1.0 / (num_tokens if normalization == "token_mean" else num_sequences * per_sequence[normalization])
+
+    return [[weight(length) if length else 0.0 for length in row] for row in lengths]
+
+
+def leave_out(batches: Sequence[Batch], kept: Sequence[NDArray[np.bool_]], normalization: str) -> None:
+    """Leaves trained tokens out of one optimizer step, numerator and normaliser both.
+
+    kept: bool (T,) a batch, true where a trained token stays. An episode that loses all its tokens leaves the number of
+    sequences as well. The batches have to hold every episode of the step.
+    """
+    tokens_before = tokens_after = sequences_before = sequences_after = 0
+    for batch, kept_T in zip(batches, kept, strict=True):
+        trained_T = batch.loss_weights != 0
+        before = np.bincount(batch.segment_ids, weights=trained_T)
+        after = np.bincount(batch.segment_ids, weights=trained_T & kept_T)
+        tokens_before, tokens_after = tokens_before + before.sum(), tokens_after + after.sum()
+        sequences_before, sequences_after = sequences_before + (before > 0).sum(), sequences_after + (after > 0).sum()
+        scale = before / np.maximum(after, 1) if normalization == "sequence_mean" else np.ones_like(before)
+        batch.loss_weights = (batch.loss_weights * scale[batch.segment_ids] * kept_T).astype(np.float32)
+    total = tokens_before / max(1, tokens_after) if normalization == "token_mean" else sequences_before / max(1, sequences_after)
+    for batch in batches:
+        batch.loss_weights *= np.float32(total)
 
 
 def pack(
     groups: Sequence[Group],
     *,
-    normalization: Normalization,
+    normalization: str,
+    max_tokens: int = 1,
     microbatch_tokens: int,
     shared_prefix: bool = True,
     skip_zero_advantage: bool = False,
 ) -> list[Batch]:
     """Packs one optimizer step's groups into micro-batches of at most `microbatch_tokens` tokens.
 
+    normalization, max_tokens: as `loss_weights` takes them.
     shared_prefix: a group's prompt stands once in a micro-batch and its episodes branch off; otherwise once an episode.
     skip_zero_advantage: leaves out episodes whose advantage is 0, which is exact for objectives that are proportional to
     the advantage; the normaliser still counts them. If nothing would be left, the first group is kept, so that a step
     always measures something. A single episode longer than the budget gets a micro-batch of its own: it cannot be cut.
     """
-    weights = loss_weights(groups, normalization)
-    has_signal = any(episode.advantage != 0 for group in groups for episode in group.episodes)
+    weights = loss_weights(groups, normalization, max_tokens)
+    has_signal = any(episode.advantage != 0 for group in groups for episode in group.counted)
     trees = []
     for index, (group, row) in enumerate(zip(groups, weights, strict=True)):
         is_measured = not skip_zero_advantage or not (has_signal or index)
-        pairs = zip(group.episodes, row, strict=True)
+        pairs = zip(group.counted, row, strict=True)
         branches = [_branch(episode, weight) for episode, weight in pairs if weight > 0 and (is_measured or episode.advantage != 0)]
         trees += _cut(group.prompt_token_ids, branches, microbatch_tokens if shared_prefix else 0)
     return [_stream(bin_) for bin_ in _fill(trees, microbatch_tokens)]

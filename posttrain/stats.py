@@ -3,98 +3,159 @@
 Metric names are those of DESIGN.md 8. Nothing here computes a loss.
 """
 
-from collections.abc import Iterable
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from posttrain.types import FloatArray
+from posttrain.types import FloatArray, IntArray
 
 Row = dict[str, float | int]
 """One line of metrics."""
 
-LOG_RATIO_EDGES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""|log r| of the trained tokens is counted between these edges and above the last."""
+LOG_RATIO_EDGES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, np.inf)
+"""|log r| of the trained tokens is counted between these edges."""
+MAX_LOG_RATIO = 20.0
+
+
+@dataclass(slots=True)
+class Timer:
+    """Seconds a phase, added up until they are taken."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Counts the block's time as `phase`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.monotonic() - started
+
+    def take(self) -> dict[str, float]:
+        """What was counted since the last time."""
+        taken, self.seconds = self.seconds, defaultdict(float)
+        return taken
+
+
+@dataclass(slots=True, kw_only=True)
+class ScoredTokens:
+    """The trained tokens of one micro-batch after its forward pass: arrays of shape (N,), N may be 0.
+
+    gradient: of the loss with respect to each policy log-probability. reference: None where there is no reference.
+    """
+
+    policy: FloatArray
+    old: FloatArray
+    behavior: FloatArray
+    reference: FloatArray | None
+    advantages: FloatArray
+    segments: IntArray
+    entropies: FloatArray
+    gradient: FloatArray
 
 
 @dataclass(slots=True)
 class LearnerStats:
-    """Sums over the trained tokens of one optimizer step; those of several ranks add up with `merge`.
+    """Sums and maxima over the trained tokens of one optimizer step; those of several ranks are put together by `merge`.
 
     The mismatch compares the learner before the step (old) with the engine that sampled (behavior):
     k3 = exp(d) - 1 - d with d = old - behavior, an estimate of KL(behavior || old). is_off_policy: old log-probabilities were
     scored before the step, so the ratio is not 1 by construction and its histogram is worth a look.
     """
 
-    num_tokens: int = 0
-    loss: float = 0.0
+    is_off_policy: bool = False
     grad_norm: float = 0.0
     lr: float = 0.0
-    ratio_max: float = 0.0
-    entropy_sum: float = 0.0
-    mismatch_abs_sum: float = 0.0
-    mismatch_abs_max: float = 0.0
-    mismatch_k3_sum: float = 0.0
-    importance_sum: float = 0.0
-    importance_square_sum: float = 0.0
-    is_off_policy: bool = False
-    log_ratio_counts: list[int] = field(default_factory=lambda: [0] * len(LOG_RATIO_EDGES))
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    maxima: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def add(self, loss: float, policy: FloatArray, old: FloatArray, behavior: FloatArray, entropies: FloatArray) -> None:
-        """Takes in one micro-batch; arrays of shape (N,), N may be 0."""
-        self.loss += loss
-        if not len(policy):
+    def add(self, loss: float, tokens: ScoredTokens) -> None:
+        """Takes in one micro-batch."""
+        self.sums["loss"] += loss
+        if not len(tokens.policy):
             return
-        log_ratio = np.abs(policy.astype(np.float64) - old)
-        gap = old.astype(np.float64) - behavior
-        importance = np.exp(np.clip(gap, -20, 20))
-        counts, _ = np.histogram(log_ratio, bins=[*LOG_RATIO_EDGES, np.inf])
-        self.log_ratio_counts = [int(a + b) for a, b in zip(self.log_ratio_counts, counts, strict=True)]
-        self.num_tokens += len(policy)
-        self.ratio_max = max(self.ratio_max, float(np.exp(np.clip(policy.astype(np.float64) - old, -20, 20)).max()))
-        self.entropy_sum += float(entropies.sum(dtype=np.float64))
-        self.mismatch_abs_sum += float(np.abs(gap).sum())
-        self.mismatch_abs_max = max(self.mismatch_abs_max, float(np.abs(gap).max()))
-        self.mismatch_k3_sum += float((importance - 1 - gap).sum())
-        self.importance_sum += float(importance.sum())
-        self.importance_square_sum += float((importance**2).sum())
+        log_ratio = tokens.policy.astype(np.float64) - tokens.old
+        gap = tokens.old.astype(np.float64) - tokens.behavior
+        importance = np.exp(np.clip(gap, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+        num_episodes, episode_entropy = _over_episodes(tokens.entropies.astype(np.float64), tokens.segments)
+        sums = {
+            "tokens": len(gap),
+            "episodes": num_episodes,
+            "without_gradient": np.sum((tokens.gradient == 0) & (tokens.advantages != 0)),
+            "entropy": tokens.entropies.sum(dtype=np.float64),
+            "episode_entropy": episode_entropy,
+            "mismatch_abs": np.abs(gap).sum(),
+            "mismatch_k3": (importance - 1 - gap).sum(),
+            "importance": importance.sum(),
+            "importance_square": (importance**2).sum(),
+        }
+        if tokens.reference is not None:
+            sums["ref_k3"] = _k3(tokens.reference.astype(np.float64) - tokens.policy)
+        counts, _ = np.histogram(np.abs(log_ratio), bins=LOG_RATIO_EDGES)
+        sums |= {f"log_ratio_{index}": count for index, count in enumerate(counts)}
+        ratio_max = np.exp(np.clip(log_ratio.max(), -MAX_LOG_RATIO, MAX_LOG_RATIO))
+        self._take_in(sums, {"ratio": ratio_max, "mismatch_abs": np.abs(gap).max()})
+
+    def _take_in(self, sums: Mapping[str, float], maxima: Mapping[str, float]) -> None:
+        for name, value in sums.items():
+            self.sums[name] += float(value)
+        for name, value in maxima.items():
+            self.maxima[name] = max(self.maxima[name], float(value))
 
     @classmethod
     def merge(cls, parts: Iterable[Self]) -> "LearnerStats":
         """The statistics of all ranks together; gradient norm and learning rate are global already."""
         merged = LearnerStats()
         for part in parts:
-            merged.num_tokens += part.num_tokens
-            merged.loss += part.loss
-            merged.entropy_sum += part.entropy_sum
-            merged.mismatch_abs_sum += part.mismatch_abs_sum
-            merged.mismatch_k3_sum += part.mismatch_k3_sum
-            merged.importance_sum += part.importance_sum
-            merged.importance_square_sum += part.importance_square_sum
+            merged._take_in(part.sums, part.maxima)
             merged.is_off_policy |= part.is_off_policy
-            merged.ratio_max = max(merged.ratio_max, part.ratio_max)
-            merged.mismatch_abs_max = max(merged.mismatch_abs_max, part.mismatch_abs_max)
-            merged.log_ratio_counts = [a + b for a, b in zip(merged.log_ratio_counts, part.log_ratio_counts, strict=True)]
             merged.grad_norm, merged.lr = part.grad_norm, part.lr
         return merged
 
+    @property
+    def episode_entropy(self) -> float:
+        """Mean over the trained episodes of the mean over their tokens, in nats."""
+        return self.sums["episode_entropy"] / max(1, self.sums["episodes"])
+
     def row(self) -> Row:
         """As metrics."""
-        n = max(1, self.num_tokens)
+        sums, n = self.sums, max(1, self.sums["tokens"])
         row: Row = {
-            "loss/total": self.loss,
+            "loss/total": sums["loss"],
             "loss/grad_norm": self.grad_norm,
-            "loss/ratio_max": self.ratio_max,
+            "loss/ratio_max": self.maxima["ratio"],
             "loss/lr": self.lr,
-            "loss/trained_tokens": self.num_tokens,
-            "rollout/entropy": self.entropy_sum / n,
-            "mismatch/logprob_abs_mean": self.mismatch_abs_sum / n,
-            "mismatch/logprob_abs_max": self.mismatch_abs_max,
-            "mismatch/k3": self.mismatch_k3_sum / n,
-            "mismatch/effective_sample_fraction": self.importance_sum**2 / (n * self.importance_square_sum) if self.num_tokens else 1.0,
+            "loss/trained_tokens": int(sums["tokens"]),
+            "loss/without_gradient_fraction": sums["without_gradient"] / n,
+            "rollout/entropy": sums["entropy"] / n,
+            "rollout/episode_entropy": self.episode_entropy,
+            "mismatch/logprob_abs_mean": sums["mismatch_abs"] / n,
+            "mismatch/logprob_abs_max": self.maxima["mismatch_abs"],
+            "mismatch/k3": sums["mismatch_k3"] / n,
+            "mismatch/effective_sample_fraction": sums["importance"] ** 2 / (n * sums["importance_square"]) if sums["tokens"] else 1.0,
         }
+        if "ref_k3" in sums:
+            row["loss/ref_k3"] = sums["ref_k3"] / n
         if self.is_off_policy:
-            edges = [f"{edge:g}" for edge in LOG_RATIO_EDGES] + ["inf"]
-            row |= {f"loss/log_ratio_{low}_{high}": c / n for low, high, c in zip(edges, edges[1:], self.log_ratio_counts, strict=False)}
+            pairs = enumerate(pairwise(LOG_RATIO_EDGES))
+            row |= {f"loss/log_ratio_{low:g}_{high:g}": sums[f"log_ratio_{index}"] / n for index, (low, high) in pairs}
         return row
+
+
+def _over_episodes(values: NDArray[np.float64], segments: IntArray) -> tuple[int, float]:
+    """The number of episodes, and the sum over them of the mean of their tokens' values."""
+    _, episodes, lengths = np.unique(segments, return_inverse=True, return_counts=True)
+    return len(lengths), float((np.bincount(episodes, weights=values) / lengths).sum())
+
+
+def _k3(gap: NDArray[np.float64]) -> float:
+    bounded = np.clip(gap, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return float((np.exp(bounded) - 1 - bounded).sum())

@@ -73,16 +73,24 @@ class Episode:
 
     status: "complete" (the policy stopped by itself), "truncated" (cut by the completion length), "turn_limit", or
     "failed" (no usable episode; `failure` says why, and it takes no part in scoring or training).
-    scores: one number a reward; reward: their weighted sum; advantage: set by the algorithm.
+    scores: one number a reward; outcome: their weighted sum, before an algorithm shapes it; reward: with the shaping, what
+    is learned from; advantage: set by the algorithm. is_masked: left out of statistics and loss by the algorithm's choice.
     """
 
     prompt_id: str
     turns: list[Turn]
     status: Status
     scores: dict[str, float] = field(default_factory=dict)
+    outcome: float = 0.0
     reward: float = 0.0
     advantage: float = 0.0
+    is_masked: bool = False
     failure: str | None = None
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it takes part in its group's statistics and in the loss: neither failed, nor out of turns, nor masked."""
+        return self.status in ("complete", "truncated") and not self.is_masked
 
     @property
     def num_completion_tokens(self) -> int:
@@ -107,9 +115,19 @@ class Group:
     episodes: list[Episode]
 
     @property
-    def rewards(self) -> list[float]:
-        """The episodes' rewards, in order."""
-        return [episode.reward for episode in self.episodes]
+    def counted(self) -> list[Episode]:
+        """The episodes that are compared with each other and trained on."""
+        return [episode for episode in self.episodes if episode.is_counted]
+
+    @property
+    def num_counted(self) -> int:
+        """How many those are."""
+        return len(self.counted)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether the outcomes differ: without that there is nothing to learn from comparing them."""
+        return len({episode.outcome for episode in self.counted}) > 1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,7 +146,8 @@ class Batch:
     A token sees the earlier tokens of its own segment and of its prefix segment. Token t is predicted from the hidden
     state at predictor_ids[t] (-1 where nothing predicts it). loss_weights are final for the whole optimizer step, so
     that a sum over all micro-batches of all ranks is the loss; 0 means not trained. behavior_logprobs are the engine's,
-    old_logprobs the learner's before the step (None: the policy being trained is the old policy).
+    old_logprobs the learner's before the step (None: the policy being trained is the old policy), ref_logprobs a frozen
+    reference's (None: there is none).
     """
 
     token_ids: IntArray
@@ -140,6 +159,7 @@ class Batch:
     behavior_logprobs: FloatArray
     advantages: FloatArray
     old_logprobs: FloatArray | None = None
+    ref_logprobs: FloatArray | None = None
 
     @property
     def num_tokens(self) -> int:

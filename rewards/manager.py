@@ -18,7 +18,7 @@ WINDOW = 500  # the latest episodes only, so that an outage shows as soon late i
 
 
 class RewardManager:
-    """Fills in `scores` and `reward`; an episode without a score from every reward is failed, never a 0.
+    """Fills in `scores`, `outcome` and `reward`; an episode without a score from every reward is failed, never a 0.
 
     weights: reward name -> weight in the sum; with weight 0 the score is recorded and the reward is without it.
     max_failure_fraction: a larger share of failures among the latest 500 episodes ends the run, once there were 20.
@@ -58,7 +58,7 @@ class RewardManager:
             self._leave_out(episode, name, judgement)
             return
         episode.scores = scores
-        episode.reward = math.fsum(self.weights[name] * score for name, score in scores.items())
+        episode.outcome = episode.reward = math.fsum(self.weights[name] * score for name, score in scores.items())
         self.num_scored += 1
         self._latest_failed.append(False)
 

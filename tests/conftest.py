@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from posttrain.builtin_models import resolve
 from posttrain.types import Episode, Group, Prompt, Turn
+
+# A first call loads things, and the machine may be shared: how long an example takes says nothing.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -147,7 +147,7 @@ def test_two_turn_episodes_are_scored_alike_by_engine_and_learner(fleet, tokeniz
     two_turned = [episode for episode in group.episodes if len(episode.turns) == 2]
     assert two_turned, "no episode ended its first turn; the seed no longer shows what it should"
     batches = pack([group], normalization="sequence_mean", microbatch_tokens=4096)
-    learners.score_in_place(batches, 1.0)
+    learners.score_old(batches, 1.0)
     for batch in batches:
         trained = batch.loss_weights != 0
         np.testing.assert_allclose(batch.old_logprobs[trained], batch.behavior_logprobs[trained], atol=1e-3)

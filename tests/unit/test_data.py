@@ -139,7 +139,7 @@ def test_a_system_prompt_moves_no_prompt_and_renames_none(jsonl):
 
 
 @given(order=st.permutations(list(range(60))), kept=st.integers(20, 60))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_neither_order_nor_other_rows_move_a_prompt(tmp_path_factory, order, kept):
     everything = rows(60)
     folder = tmp_path_factory.mktemp("split")

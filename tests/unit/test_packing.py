@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.packing import empty_batch, loss_weights, pack, sequence_batch, spread
@@ -44,7 +44,6 @@ def expected_facts(groups, weights):
     return sorted(facts)
 
 
-@settings(deadline=None)
 @given(SHAPES, st.sampled_from([1, 30, 64, 10_000]), st.booleans())
 def test_every_trained_token_keeps_its_context_and_numbers(random_groups, shape, budget, shared_prefix):
     seed, num_groups, group_size, turns = shape

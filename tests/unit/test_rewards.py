@@ -292,7 +292,7 @@ def test_the_reward_is_the_weighted_sum_of_the_scores(scripted):
     manager = RewardManager({"scripted": 2.0, "half": -1.0})
     scored = group("1.0", "Score(0.25, {'why': 'partly'})", "True", "__import__('numpy').float32(0.5)")
     manager.score(scored)
-    assert scored.rewards == [1.5, 0.0, 1.5, 0.5]
+    assert [episode.reward for episode in scored.episodes] == [1.5, 0.0, 1.5, 0.5]
     assert scored.episodes[1].scores == {"scripted": 0.25, "half": 0.5}
     assert {type(value) for one in scored.episodes for value in one.scores.values()} == {float}
     assert (manager.num_scored, manager.num_failed, manager.num_abstained) == (4, 0, 0)
@@ -334,7 +334,7 @@ def test_a_truncated_episode_is_scored(scripted):
     scored = group("1.0")
     scored.episodes[0].status = "truncated"
     RewardManager({"scripted": 1.0}).score(scored)
-    assert (scored.episodes[0].status, scored.rewards) == ("truncated", [1.0])
+    assert (scored.episodes[0].status, scored.episodes[0].outcome) == ("truncated", 1.0)
 
 
 def test_too_many_failures_end_the_run_with_counts_and_the_last_one(scripted):

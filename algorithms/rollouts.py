@@ -1,0 +1,172 @@
+"""The sampling half of a step: prompts -> groups -> scores -> advantages, and evaluation, which stops at the scores.
+
+What is sampled follows from run.seed, the step and the round alone, so a resumed run samples what the killed one would have.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from posttrain.algorithms.advantages import EntropyControl
+from posttrain.algorithms.base import PolicyGradientConfig
+from posttrain.config import Config
+from posttrain.console import Console
+from posttrain.data.cursor import PromptCursor
+from posttrain.errors import RunError
+from posttrain.fleet import Engines
+from posttrain.inputs import Inputs
+from posttrain.rollout.env import SingleTurn
+from posttrain.stats import LearnerStats, Row, Timer
+from posttrain.types import Episode, Group, RenderedPrompt
+
+TRAIN_SEED, EVAL_SEED = 0, 1
+
+
+@dataclass(slots=True, kw_only=True)
+class RolloutBatch:
+    """What one round of training is made of: `groups` are trained on, `sampled` are they and those they replaced."""
+
+    groups: list[Group]
+    sampled: list[Group]
+    row: Row
+
+
+@dataclass(slots=True, kw_only=True)
+class Rollouts:
+    """Samples rollout batches; holds what that depends on between steps."""
+
+    config: Config
+    algo: PolicyGradientConfig
+    inputs: Inputs
+    engines: Engines
+    console: Console
+    timer: Timer
+    cursor: PromptCursor = field(init=False)
+    control: EntropyControl | None = None
+
+    def __post_init__(self) -> None:
+        """Starts at the first prompt."""
+        self.cursor = PromptCursor(len(self.inputs.train), self.config.run.seed)
+        if self.algo.entropy_band:
+            self.control = EntropyControl(low=self.algo.entropy_band[0], high=self.algo.entropy_band[1])
+
+    def collect(self, step: int) -> RolloutBatch:
+        """Samples and scores one rollout batch; groups in the order of the cursor, advantages set."""
+        wanted = self.config.train.prompts_per_step
+        sampled: list[Group] = []
+        kept: list[Group] = []
+        for round_ in range(1 + self.algo.refill):
+            prompts = [self.inputs.train[index] for index in self.cursor.take(wanted - len(kept))]
+            groups = self.sample(prompts, self.algo.group_size, seed=(TRAIN_SEED, step, round_), label=f"step {step + 1}")
+            for episode in (episode for group in groups for episode in group.episodes):
+                self._shape(episode)
+            sampled += groups
+            kept += [group for group in groups if group.has_signal or not self.algo.refill]
+            if len(kept) == wanted:
+                break
+        left = [group for group in sampled if not group.has_signal] if self.algo.refill else []
+        spare = wanted - len(kept)
+        for group in left[spare:]:
+            for episode in group.episodes:
+                episode.is_masked = True
+        kept += left[:spare]
+        num_left_out = self._set_advantages(kept)
+        row = rollout_row(sampled)
+        if self.algo.refill:
+            row |= {"rollout/rounds": round_ + 1, "rollout/replaced_groups": len(sampled) - wanted}
+        if self.control:
+            row |= {"rollout/negatives_left_out_fraction": num_left_out / max(1, sum(group.num_counted for group in kept))}
+        return RolloutBatch(groups=kept, sampled=sampled, row=row)
+
+    def sample(self, prompts: Sequence[RenderedPrompt], group_size: int, *, seed: tuple[int, ...], label: str) -> list[Group]:
+        """Groups of scored episodes, one a prompt; a group is scored while others are still being sampled."""
+        generated = np.random.SeedSequence([self.config.run.seed, *seed]).generate_state(1)
+        groups: dict[int, Group] = {}
+        started, reward_s = time.monotonic(), self.timer.seconds["reward"]
+        for index, group in self.engines.sample(prompts, group_size, SingleTurn(), int(generated[0])):
+            with self.timer("reward"):
+                self.inputs.rewards.score(group)
+            groups[index] = group
+            self.console.phase(f"{label}: {len(groups)}/{len(prompts)} groups sampled")
+        self.timer.seconds["rollout"] += time.monotonic() - started - (self.timer.seconds["reward"] - reward_s)
+        if not any(group.num_counted for group in groups.values()):
+            failures = [episode.failure for group in groups.values() for episode in group.episodes if episode.failure]
+            raise RunError(f"{label}: no episode of the rollout batch can be used; {failures[0] if failures else 'all ran out of turns'}")
+        return [groups[index] for index in range(len(prompts))]
+
+    def evaluate(self, step: int) -> Row:
+        """Mean reward on held-out prompts under the current weights."""
+        self.console.phase(f"step {step}: evaluating")
+        started = time.monotonic()
+        prompts = self.inputs.heldout[: self.config.eval.num_prompts]
+        label = f"evaluation after step {step}"
+        groups = self.sample(prompts, self.config.eval.samples_per_prompt, seed=(EVAL_SEED, step), label=label)
+        outcomes = [episode.outcome for group in groups for episode in group.episodes if episode.status != "failed"]
+        values: Row = {f"eval/{self.config.task.name}/reward_mean": float(np.mean(outcomes)), "eval/policy_version": step}
+        self.console.evaluation(f"held out, after step {step}", values)
+        values["time/eval_s"] = time.monotonic() - started
+        return values
+
+    def learned(self, stats: LearnerStats) -> None:
+        """Takes in what an optimizer step measured."""
+        if self.control:
+            self.control.update(stats.episode_entropy)
+
+    def state(self) -> dict[str, Any]:
+        """What the next rollout batch depends on, besides the seed and the weights."""
+        return {"cursor": self.cursor.state(), "leaves_out_negatives": bool(self.control and self.control.is_active)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues from a `state`."""
+        self.cursor.restore(state["cursor"])
+        if self.control:
+            self.control.is_active = state["leaves_out_negatives"]
+
+    def _shape(self, episode: Episode) -> None:
+        """The algorithm's own additions to the reward, and what it leaves out."""
+        if self.algo.overlong_buffer:
+            episode.scores["overlong"] = overlong_penalty(
+                episode.num_completion_tokens, self.config.rollout.max_completion_tokens, self.algo.overlong_buffer
+            )
+            episode.reward = episode.outcome + episode.scores["overlong"]
+        episode.is_masked = self.algo.mask_truncated and episode.status == "truncated"
+
+    def _set_advantages(self, groups: Sequence[Group]) -> int:
+        """Sets every counted episode's advantage; returns how many negative ones the entropy control left out."""
+        num_left_out = 0
+        for group, advantages in zip(groups, self.algo.advantages()(groups, self.config.task.rewards), strict=True):
+            for episode, advantage in zip(group.counted, advantages, strict=True):
+                is_left_out = self.control is not None and self.control.is_active and advantage < 0
+                episode.advantage = 0.0 if is_left_out else float(advantage)
+                num_left_out += is_left_out
+        return num_left_out
+
+
+def overlong_penalty(num_tokens: int, max_tokens: int, buffer: float) -> float:
+    """DAPO's soft penalty (arXiv 2503.14476, equation 13): 0 up to where the buffer begins, then straight down to -1 at the limit.
+
+    An answer that was cut has max_tokens tokens and so gets -1. buffer: share of max_tokens.
+    """
+    begin = max_tokens * (1 - buffer)
+    return -max(0.0, num_tokens - begin) / (max_tokens * buffer)
+
+
+def rollout_row(groups: Sequence[Group]) -> Row:
+    """What a rollout batch looked like, before anything was replaced."""
+    episodes = [episode for group in groups for episode in group.episodes]
+    scored = [episode for episode in episodes if episode.status != "failed"]
+    names = sorted({name for episode in scored for name in episode.scores})
+    outcomes = np.array([episode.outcome for episode in scored])
+    return {
+        "reward/mean": float(outcomes.mean()),
+        "reward/std": float(outcomes.std()),
+        **{f"reward/{name}": float(np.mean([episode.scores[name] for episode in scored])) for name in names},
+        "rollout/completion_tokens_mean": float(np.mean([episode.num_completion_tokens for episode in scored])),
+        "rollout/truncated_fraction": float(np.mean([episode.status == "truncated" for episode in scored])),
+        "rollout/groups_without_signal_fraction": float(np.mean([not group.has_signal for group in groups])),
+        "rollout/episodes": len(episodes),
+        "rollout/failed_fraction": 1 - len(scored) / len(episodes),
+    }

@@ -1,0 +1,32 @@
+"""Objectives with what they need around them, each through a run of its own: a reference, refill, masks, several mini-batches."""
+
+import numpy as np
+import pytest
+
+from posttrain.metrics import read_rows
+
+RUNS = {
+    "grpo": (["algo=grpo"], {"loss/ref_k3"}),
+    "dapo": (["algo=dapo", "algo.refill=2"], {"rollout/rounds", "rollout/replaced_groups", "reward/overlong"}),
+    "gspo": (
+        ["algo=gspo", "train.minibatches=2", "algo.correction=icepop", "algo.correction_range=[0.9999999,1.0000002]", "algo.opsm_delta=0.1"],
+        {"mismatch/left_out_fraction", "loss/log_ratio_0_0.01"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_it_learns_and_reports(start, name):
+    overrides, metrics = RUNS[name]
+    running = start(name, *overrides, "train.steps=20", "train.prompts_per_step=4", "run.checkpoint_every=100")
+    assert running.finish().code == 0, running.err.read_text()
+    rows = read_rows(running.folder / "metrics.jsonl")
+    assert len(rows) == 20 and not metrics - rows[-1].keys()
+    vowels = [row["reward/vowels"] for row in rows]
+    assert np.mean(vowels[-5:]) > np.mean(vowels[:5]) + 0.05
+    if name == "grpo":
+        assert rows[0]["loss/ref_k3"] < 1e-9 < rows[-1]["loss/ref_k3"]
+    if name == "gspo":
+        assert 0 < rows[-1]["mismatch/left_out_fraction"] < 1
+        # The second mini-batch of a rollout batch is off-policy, the first is not.
+        assert rows[-1]["loss/ratio_max"] > 1.0005 > rows[-2]["loss/ratio_max"]
