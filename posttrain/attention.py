@@ -1,57 +1,182 @@
-"""Attention over a packed stream, tree by tree, as an attention implementation that transformers' models take.
+"""Attention over a packed stream, as an attention implementation that transformers' models take.
 
-A stream holds trees that do not see each other: a prompt and the completions that branch from it. Attending inside each
-tree alone costs the sum of their squares instead of the square of the stream, and no (T, T) mask ever exists. The trees
-travel to every layer as the keyword argument `trees` of the model's forward pass.
+A stream holds trees that do not see each other: a prompt and the completions that branch from it. `layout_of` turns a
+micro-batch's segments into who sees whom, once; the layout travels to every layer as the keyword argument `layout` of the
+model's forward pass. Two backends give the same numbers:
 
-Shape suffixes: `_T` tokens of the stream, `_L` tokens of one tree; B = 1 rows, A heads, K key-value heads, D head size.
+- blocks (CPU): runs of up to 128 rows, each against the keys that it can see and no others. Scores are float32 and exist a
+  block at a time; in backward those of long trees are computed again, so memory does not grow with the square of length.
+- flex (CUDA): torch's FlexAttention with the same rule as a block mask, which skips what nobody sees.
+
+Shape suffixes: `_T` tokens of the stream, `_L` rows of a block, `_S` the keys it sees; B = 1, A heads, K key-value heads,
+R = A / K heads that share one, D head size.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 NAME = "packed_trees"
+BLOCK_ROWS = 128
+KEPT_KEYS = 1024
+"""Probabilities of blocks with at most this many keys are kept for backward; above it they cost more memory than time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
-    """Where a tree stands in the stream, and who sees whom in it: bool (L, L), true where the row may see the column."""
+class Block:
+    """Rows of the stream, and the keys they see: `prefix`, then from `own_start` to the rows' end; bias 0 or -inf, float32 (L, S)."""
 
-    start: int
-    stop: int
-    attends_LL: Tensor
+    rows: slice
+    prefix: slice
+    own: slice
+    bias_LS: Tensor
+
+    def gather(self, values_KTD: Tensor) -> Tensor:
+        """The block's keys or values, (K, S, D)."""
+        own = values_KTD[:, self.own]
+        return own if self.prefix.start == self.prefix.stop else torch.cat([values_KTD[:, self.prefix], own], dim=1)
+
+    def scatter_add(self, target_KTD: Tensor, values_KSD: Tensor) -> None:
+        """Adds the gradient of `gather`'s result where it came from."""
+        num_prefix = self.prefix.stop - self.prefix.start
+        target_KTD[:, self.prefix] += values_KSD[:, :num_prefix]
+        target_KTD[:, self.own] += values_KSD[:, num_prefix:]
 
 
-def trees_of(segment_ids_T: Tensor, prefix_ids_T: Tensor) -> list[Tree]:
-    """The trees of a `posttrain.types.Batch`: a token sees the earlier tokens of its own segment and of its prefix."""
-    trees, start = [], 0
-    for length in torch.unique_consecutive(prefix_ids_T, return_counts=True)[1].tolist():
-        own_L, prefix_L = segment_ids_T[start : start + length], prefix_ids_T[start : start + length]
-        attends_LL = (own_L[:, None] == own_L[None]) | (prefix_L[:, None] == own_L[None])
-        trees.append(Tree(start, start + length, attends_LL.tril()))
-        start += length
-    return trees
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Who sees whom in a stream, as one of the two backends wants it."""
+
+    blocks: list[Block]
+    mask: BlockMask | None = None
+
+
+def layout_of(segment_ids_T: Tensor, prefix_ids_T: Tensor, backend: str) -> Layout:
+    """The layout of a `posttrain.types.Batch`: a token sees the earlier tokens of its own segment and of its prefix segment.
+
+    backend: "blocks" or "flex".
+    """
+    if backend == "blocks":
+        return Layout(list(_blocks(segment_ids_T, prefix_ids_T)))
+
+    def sees(batch: Tensor, head: Tensor, row: Tensor, key: Tensor) -> Tensor:
+        own, prefix = segment_ids_T[row] == segment_ids_T[key], prefix_ids_T[row] == segment_ids_T[key]
+        return (own | prefix) & (key <= row)
+
+    length = len(segment_ids_T)
+    return Layout([], create_block_mask(sees, None, None, length, length, device=segment_ids_T.device))
+
+
+def _blocks(segment_ids_T: Tensor, prefix_ids_T: Tensor) -> Iterator[Block]:
+    """A block's rows are all of the prompt or all of branches; it begins to see its own keys where its first row's segment begins."""
+    segments, lengths = torch.unique_consecutive(segment_ids_T, return_counts=True)
+    ends = lengths.cumsum(0)
+    starts = dict(zip(segments.tolist(), (ends - lengths).tolist(), strict=True))
+    stops = dict(zip(segments.tolist(), ends.tolist(), strict=True))
+    order_T = torch.arange(len(segment_ids_T), device=segment_ids_T.device)
+    tree_starts = torch.unique_consecutive(prefix_ids_T).tolist()
+    for prompt, following in zip(tree_starts, [*tree_starts[1:], None], strict=True):
+        prompt_end = stops[prompt]
+        tree_end = len(segment_ids_T) if following is None else starts[following]
+        for first, last in ((starts[prompt], prompt_end), (prompt_end, tree_end)):
+            for start in range(first, last, BLOCK_ROWS):
+                rows = slice(start, min(start + BLOCK_ROWS, last))
+                own = slice(starts[int(segment_ids_T[start])], rows.stop)
+                prefix = slice(starts[prompt], prompt_end if start >= prompt_end else starts[prompt])
+                keys_S = torch.cat([order_T[prefix], order_T[own]])
+                segments_L, segments_S = segment_ids_T[rows, None], segment_ids_T[keys_S]
+                sees_LS = ((segments_L == segments_S) | (segments_S == prompt)) & (keys_S <= order_T[rows, None])
+                yield Block(rows, prefix, own, torch.zeros_like(sees_LS, dtype=torch.float32).masked_fill(~sees_LS, -torch.inf))
+
+
+class _BlockAttention(torch.autograd.Function):
+    """softmax(scale * q k + bias) v, block by block; inputs (K, R, T, D) and (K, T, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, blocks: list[Block], scale: float) -> Tensor:
+        output_KRTD, kept = torch.empty_like(query_KRTD), []
+        for block in blocks:
+            keys_KSD, values_KSD = block.gather(key_KTD), block.gather(value_KTD)
+            query_KRLD = query_KRTD[:, :, block.rows]
+            probabilities = _probabilities(query_KRLD, keys_KSD, block, scale)
+            output_KRTD[:, :, block.rows] = (probabilities @ values_KSD).view_as(query_KRLD)
+            kept.append(probabilities if keys_KSD.shape[1] <= KEPT_KEYS else None)
+        ctx.save_for_backward(query_KRTD, key_KTD, value_KTD)
+        ctx.blocks, ctx.scale, ctx.kept = blocks, scale, kept
+        return output_KRTD
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        (gradient_KRTD,) = gradients
+        query_KRTD, key_KTD, value_KTD = ctx.saved_tensors
+        d_query, d_key, d_value = torch.empty_like(query_KRTD), _zeros(key_KTD), _zeros(value_KTD)
+        for block, kept in zip(ctx.blocks, ctx.kept, strict=True):
+            keys_KSD, values_KSD = block.gather(key_KTD), block.gather(value_KTD)
+            query_KRLD = query_KRTD[:, :, block.rows]
+            probabilities = _probabilities(query_KRLD, keys_KSD, block, ctx.scale) if kept is None else kept
+            query, gradient = _fold(query_KRLD), _fold(gradient_KRTD[:, :, block.rows])
+            block.scatter_add(d_value, probabilities.transpose(1, 2) @ gradient)
+            d_probabilities = gradient @ values_KSD.transpose(1, 2)
+            d_scores = torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype).mul_(ctx.scale)
+            d_query[:, :, block.rows] = (d_scores @ keys_KSD).view_as(query_KRLD)
+            block.scatter_add(d_key, d_scores.transpose(1, 2) @ query)
+        return d_query, d_key.to(key_KTD.dtype), d_value.to(value_KTD.dtype), None, None
+
+
+def _probabilities(query_KRLD: Tensor, keys_KSD: Tensor, block: Block, scale: float) -> Tensor:
+    """(K, R * L, S) in the inputs' dtype; scores and softmax are float32 at least."""
+    num_shared = query_KRLD.shape[1]
+    dtype = torch.promote_types(query_KRLD.dtype, torch.float32)
+    bias = block.bias_LS.to(dtype).repeat(num_shared, 1).expand(len(keys_KSD), -1, -1)
+    scores = torch.baddbmm(bias, _fold(query_KRLD).to(dtype), keys_KSD.to(dtype).transpose(1, 2), alpha=scale)
+    return torch.softmax(scores, dim=-1).to(query_KRLD.dtype)
+
+
+def _fold(values_KRLD: Tensor) -> Tensor:
+    """(K, R * L, D): the heads that share keys, one below the other."""
+    return values_KRLD.flatten(1, 2)
+
+
+def _zeros(values: Tensor) -> Tensor:
+    return torch.zeros_like(values, dtype=torch.promote_types(values.dtype, torch.float32))
 
 
 def attend(
     module: nn.Module, query_BATD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: returns (B, T, A, D) and no attention weights. `attention_mask` is not used."""
-    dropout = options["dropout"] if module.training else 0.0
-    parts = []
-    for tree in options["trees"]:
-        query, key, value = (tensor[:, :, tree.start : tree.stop] for tensor in (query_BATD, key_BKTD, value_BKTD))
-        repeats = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-        parts.append(
-            scaled_dot_product_attention(query, key, value, attn_mask=tree.attends_LL, dropout_p=dropout, scale=options["scaling"])
-        )
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+    """transformers' attention interface: returns (B, T, A, D) and no attention weights. `attention_mask` is not used.
+
+    Raises ValueError: the model wants dropout in attention.
+    """
+    if module.training and options["dropout"]:
+        raise ValueError(f"attention dropout {options['dropout']} is not supported; set attention_dropout=0 in the model's config.json")
+    layout: Layout = options["layout"]
+    if layout.mask is not None:
+        output = _flex(query_BATD)(query_BATD, key_BKTD, value_BKTD, block_mask=layout.mask, scale=options["scaling"], enable_gqa=True)
+        return output.transpose(1, 2).contiguous(), None
+    key_KTD, value_KTD = key_BKTD[0], value_BKTD[0]
+    query_KRTD = query_BATD[0].unflatten(0, (len(key_KTD), -1))
+    output_KRTD: Tensor = _BlockAttention.apply(  # type: ignore[no-untyped-call]
+        query_KRTD, key_KTD, value_KTD, layout.blocks, options["scaling"]
+    )
+    return output_KRTD.flatten(0, 1).transpose(0, 1)[None], None
+
+
+_compiled: list[Callable[..., Any]] = []
+
+
+def _flex(query: Tensor) -> Callable[..., Any]:
+    """Compiled on CUDA; as it is elsewhere, where it can only run forward."""
+    if not query.is_cuda:
+        return flex_attention
+    if not _compiled:
+        _compiled.append(torch.compile(flex_attention, dynamic=True))
+    return _compiled[0]
 
 
 def register() -> str:
@@ -62,4 +187,4 @@ def register() -> str:
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
-    """The trees carry their own masks."""
+    """The layout carries its own masks."""

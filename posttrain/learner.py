@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from posttrain.algorithms.losses import LossTokens, Objective
-from posttrain.attention import trees_of
+from posttrain.attention import layout_of
 from posttrain.config import TrainConfig
 from posttrain.errors import RunError
 from posttrain.learner_spec import LearnerSpec
@@ -179,9 +179,10 @@ class Learner(Worker):
     def _score(self, module: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
         trained = np.flatnonzero(batch.loss_weights)
         predictors = np.stack([trained, batch.predictor_ids[trained]])
-        trees = trees_of(self._tensor(batch.segment_ids), self._tensor(batch.prefix_ids))
+        backend = "flex" if self.device.type == "cuda" else "blocks"
+        layout = layout_of(self._tensor(batch.segment_ids), self._tensor(batch.prefix_ids), backend)
         logprobs_N, entropies_N = module(
-            self._tensor(batch.token_ids), self._tensor(batch.position_ids), trees, self._tensor(predictors), temperature
+            self._tensor(batch.token_ids), self._tensor(batch.position_ids), layout, self._tensor(predictors), temperature
         )
         return logprobs_N, entropies_N
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from posttrain import attention
 from posttrain.errors import UserError
+from posttrain.head import Head
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -40,7 +40,7 @@ def max_context_tokens(path: str) -> int:
 
 
 def load_model(path: str, dtype: str) -> PreTrainedModel:
-    """The causal language model at `path`, on the CPU, for packed streams: its forward pass wants `trees`."""
+    """The causal language model at `path`, on the CPU, for packed streams: its forward pass wants a `layout`."""
     model: PreTrainedModel = _from_pretrained(AutoModelForCausalLM, path, dtype=DTYPES[dtype], attn_implementation=attention.register())
     return model
 
@@ -57,44 +57,27 @@ def _from_pretrained(auto_class: Any, path: str, **options: Any) -> Any:
 class TokenScorer(nn.Module):
     """Log-probabilities and entropies of the trained tokens of one packed stream.
 
-    The head and the log-softmax meet `chunk_tokens` positions at a time and are recomputed in backward, so that logits
-    of shape (T, V) never exist. Models whose head applies more than a linear layer (soft-capped logits) are not
-    supported.
+    Models whose head applies more than a linear layer (soft-capped logits) are not supported.
     """
 
     def __init__(self, model: PreTrainedModel, chunk_tokens: int) -> None:
-        """Wraps `model` without changing it."""
+        """Wraps `model` without changing it. chunk_tokens: trained positions that meet the vocabulary at a time."""
         super().__init__()
         self.model = model
-        self.chunk_tokens = chunk_tokens
+        self.head = Head(model.get_output_embeddings(), chunk_tokens)
 
     def forward(
-        self, token_ids_T: Tensor, position_ids_T: Tensor, trees: list[attention.Tree], predictors_N: Tensor, temperature: float
+        self, token_ids_T: Tensor, position_ids_T: Tensor, layout: attention.Layout, predictors_N: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
         """Scores the trained positions of a stream.
 
-        token_ids_T, position_ids_T: int64 (T,). trees: the parts of the stream that see only themselves.
-        predictors_N: int64 (2, N), the trained positions and the positions they are predicted from.
+        token_ids_T, position_ids_T: int64 (T,). layout: who sees whom. predictors_N: int64 (2, N), the trained positions
+        and the positions they are predicted from.
         Returns float32 log-probabilities (N,), with gradient, and entropies in nats (N,), without.
         """
         hidden_TH = self.model.base_model(
-            input_ids=token_ids_T[None], position_ids=position_ids_T[None], trees=trees, use_cache=False
+            input_ids=token_ids_T[None], position_ids=position_ids_T[None], layout=layout, use_cache=False
         ).last_hidden_state[0]
         trained_N, sources_N = predictors_N
-        chunks = zip(hidden_TH[sources_N].split(self.chunk_tokens), token_ids_T[trained_N].split(self.chunk_tokens), strict=True)
-        scored = [self._score_chunk(hidden, targets, temperature) for hidden, targets in chunks]
-        return torch.cat([logprobs for logprobs, _ in scored]), torch.cat([entropies for _, entropies in scored])
-
-    def _score_chunk(self, hidden_NH: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        head = self.model.get_output_embeddings()
-        entropies: list[Tensor] = []
-
-        def logprobs(hidden_NH: Tensor) -> Tensor:
-            log_softmax_NV = torch.log_softmax(head(hidden_NH).float().div_(temperature), dim=-1)
-            if not entropies:  # the recomputation in backward has no use for them
-                with torch.no_grad():
-                    entropies.append(log_softmax_NV.exp().mul_(log_softmax_NV).sum(-1).neg())
-            return log_softmax_NV.gather(1, targets_N[:, None])[:, 0]
-
-        scored_N = checkpoint(logprobs, hidden_NH, use_reentrant=False)
-        return scored_N, entropies[0]
+        logprobs_N, entropies_N = self.head(hidden_TH[sources_N], token_ids_T[trained_N], temperature)
+        return logprobs_N, entropies_N

@@ -70,7 +70,7 @@ def test_nesting(functions) -> None:
 def test_parameters(functions) -> None:
     def count(arguments: ast.arguments) -> int:
         named = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
-        return len([name for name in named if name not in ("self", "cls")]) + bool(arguments.vararg) + bool(arguments.kwarg)
+        return len([name for name in named if name not in ("self", "cls", "ctx")]) + bool(arguments.vararg) + bool(arguments.kwarg)
 
     assert {place: number for place, node in functions if (number := count(node.args)) > PARAMETERS_MAX} == {}
 

@@ -20,7 +20,9 @@ LAYERS: dict[str, int] = {
     **dict.fromkeys(("posttrain.weights", "posttrain.worker", "posttrain.learner_spec", "posttrain.torchvision_cpu"), 2),
     **dict.fromkeys(("posttrain.rewards", "posttrain.rollout", "posttrain.algorithms.losses", "posttrain.algorithms.advantages"), 3),
     "posttrain.algorithms.corrections": 3,
-    **dict.fromkeys(("posttrain.attention", "posttrain.model", "posttrain.learner", "posttrain.cluster", "posttrain.checkpoint"), 4),
+    **dict.fromkeys(
+        ("posttrain.attention", "posttrain.head", "posttrain.model", "posttrain.learner", "posttrain.cluster", "posttrain.checkpoint"), 4
+    ),
     **dict.fromkeys(("posttrain.fleet", "posttrain.inputs", "posttrain.console"), 4),
     "posttrain.algorithms": 5,
     **dict.fromkeys(("posttrain.run", "posttrain.help", "posttrain.mistakes", "posttrain.doctor"), 6),

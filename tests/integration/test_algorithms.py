@@ -9,7 +9,13 @@ RUNS = {
     "grpo": (["algo=grpo"], {"loss/ref_k3"}),
     "dapo": (["algo=dapo", "algo.refill=2"], {"rollout/rounds", "rollout/replaced_groups", "reward/overlong"}),
     "gspo": (
-        ["algo=gspo", "train.minibatches=2", "algo.correction=icepop", "algo.correction_range=[0.9999999,1.0000002]", "algo.opsm_delta=0.1"],
+        [
+            "algo=gspo",
+            "train.minibatches=2",
+            "algo.correction=icepop",
+            "algo.correction_range=[0.9999999,1.0000002]",
+            "algo.opsm_delta=0.1",
+        ],
         {"mismatch/left_out_fraction", "loss/log_ratio_0_0.01"},
     ),
 }

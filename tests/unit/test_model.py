@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from posttrain.algorithms.losses import LossTokens
 from posttrain.algorithms.sapo import SapoConfig
-from posttrain.attention import trees_of
+from posttrain.attention import layout_of
 from posttrain.errors import UserError
 from posttrain.model import TokenScorer, load_model, load_tokenizer
 from posttrain.packing import empty_batch, pack
@@ -27,8 +27,10 @@ def reference(tiny_path):
 def score(model, batch, chunk_tokens=1024, temperature=1.0):
     trained = np.flatnonzero(batch.loss_weights)
     predictors = torch.tensor(np.stack([trained, batch.predictor_ids[trained]]))
-    trees = trees_of(torch.tensor(batch.segment_ids), torch.tensor(batch.prefix_ids))
-    return TokenScorer(model, chunk_tokens)(torch.tensor(batch.token_ids), torch.tensor(batch.position_ids), trees, predictors, temperature)
+    layout = layout_of(torch.tensor(batch.segment_ids), torch.tensor(batch.prefix_ids), "blocks")
+    return TokenScorer(model, chunk_tokens)(
+        torch.tensor(batch.token_ids), torch.tensor(batch.position_ids), layout, predictors, temperature
+    )
 
 
 def gradients(model, batches, chunk_tokens=1024):
