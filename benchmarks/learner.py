@@ -1,0 +1,182 @@
+"""The learner alone, in one process without Ray: `python benchmarks/learner.py flops|length|vocabulary|prefix` prints JSON.
+
+Batches are random tokens: what they say does not change how long they take.
+"""
+
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from posttrain.algorithms.sapo import SapoConfig
+from posttrain.builtin_models import resolve
+from posttrain.config import TrainConfig
+from posttrain.learner import Learner
+from posttrain.learner_spec import LearnerSpec
+from posttrain.packing import pack
+from posttrain.types import Batch, Episode, Group, Prompt, Turn
+
+THREADS = os.cpu_count() or 1
+PORT = 29650
+
+
+def make_learner(model_path: str, dtype: str = "bfloat16", **train: object) -> Learner:
+    """A single rank, started."""
+    spec = LearnerSpec(model_path=model_path, dtype=dtype, train=TrainConfig(**train), temperature=1.0, seed=0, threads=THREADS)
+    learner = Learner(spec)
+    learner.start(0, 1, "127.0.0.1", PORT)
+    return learner
+
+
+def random_groups(num_groups: int, group_size: int, prompt_tokens: int, completion_tokens: int, vocabulary: int) -> list[Group]:
+    """Groups of episodes of one length each, with advantages."""
+    rng = np.random.default_rng(0)
+
+    def episode() -> Episode:
+        ids = rng.integers(5, vocabulary, completion_tokens)
+        logprobs = np.full(completion_tokens, -np.log(vocabulary), np.float32)
+        turn = Turn(token_ids=ids, logprobs=logprobs, text="", stop_reason="stop", policy_version=0)
+        return Episode(prompt_id="0", turns=[turn], status="complete", advantage=float(rng.choice([-1.0, 1.0])))
+
+    prompt = Prompt(id="0", task="t", messages=[], reference=None)
+    return [
+        Group(prompt=prompt, prompt_token_ids=rng.integers(5, vocabulary, prompt_tokens), episodes=[episode() for _ in range(group_size)])
+        for _ in range(num_groups)
+    ]
+
+
+def seconds_of_a_step(learner: Learner, batches: list[Batch], repeats: int = 3) -> float:
+    """Median wall time of an optimizer step, after one to warm up."""
+    taken = []
+    for _ in range(repeats + 1):
+        started = time.monotonic()
+        learner.step(batches, SapoConfig().objective())
+        taken.append(time.monotonic() - started)
+    return statistics.median(taken[1:])
+
+
+def matrix_rate() -> float:
+    """bf16 FLOP/s of a 2048 x 2048 x 2048 product."""
+    a, b = (torch.randn(2048, 2048).bfloat16() for _ in range(2))
+    started, repeats = time.monotonic(), 30
+    for _ in range(repeats):
+        a @ b
+    return 2 * 2048**3 * repeats / (time.monotonic() - started)
+
+
+def flops() -> dict[str, object]:
+    """Useful FLOP/s of a step of one 2k-token micro-batch over the rate of a matrix product, five times in alternation."""
+    learner = make_learner(resolve("builtin:smollm2"))
+    body = sum(p.numel() for name, p in learner.model.named_parameters() if "embed_tokens" not in name)
+    head = learner.model.get_output_embeddings().weight.numel()
+    (batch,) = pack(random_groups(5, 8, 50, 43, 40000), normalization="sequence_mean", microbatch_tokens=2048)
+    trained = int(np.count_nonzero(batch.loss_weights))
+    useful = 6 * (body * batch.num_tokens + head * trained)
+    learner.step([batch], SapoConfig().objective())
+    matrix_rate()
+    rounds = []
+    for _ in range(5):
+        rate, step_s = matrix_rate(), seconds_of_a_step(learner, [batch], repeats=1)
+        rounds.append({"matrix_gflops": rate / 1e9, "learner_gflops": useful / step_s / 1e9, "fraction": useful / step_s / rate})
+    fraction = statistics.median(r["fraction"] for r in rounds)
+    return {"tokens": batch.num_tokens, "trained": trained, "rounds": rounds, "fraction": fraction}
+
+
+def length() -> dict[str, object]:
+    """Seconds a token of one sequence as it grows, SmolLM2 bf16."""
+    learner = make_learner(resolve("builtin:smollm2"))
+    rows = {}
+    for tokens in (256, 512, 1024, 2048, 4096, 8192):
+        batches = pack(random_groups(1, 1, tokens // 2, tokens - tokens // 2, 40000), normalization="sequence_mean", microbatch_tokens=tokens)
+        step_s = seconds_of_a_step(learner, batches, repeats=2)
+        rows[tokens] = {"step_s": step_s, "ms_per_token": 1e3 * step_s / tokens}
+    return rows
+
+
+def vocabulary() -> dict[str, object]:
+    """What 4096 tokens need beyond 512 in peak resident memory, for vocabularies of different sizes; each in its own process."""
+    if len(sys.argv) > 2:
+        return memory_of(int(sys.argv[2]), int(sys.argv[3]))
+    rows = {}
+    for size in (8_000, 32_000, 64_000, 152_000):
+        few, many = (measure_apart("vocabulary", str(size), str(tokens))["peak_mb"] for tokens in (512, 4096))
+        rows[size] = {"few_mb": few, "many_mb": many, "mb_per_1k_tokens": (many - few) / 3.584}
+    return rows
+
+
+def memory_of(size: int, tokens: int) -> dict[str, object]:
+    """Peak resident memory of a step."""
+    config = LlamaConfig(
+        vocab_size=size, hidden_size=256, intermediate_size=1024, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=4,
+        max_position_embeddings=8192, tie_word_embeddings=True,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+        learner = make_learner(folder)
+    groups = random_groups(1, 1, 16, tokens - 16, size)
+    batches = pack(groups, normalization="sequence_mean", microbatch_tokens=tokens)
+    for _ in range(2):
+        learner.step(batches, SapoConfig().objective())
+    return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def prefix() -> dict[str, object]:
+    """Shared prefix against one row an episode: speed-up in bf16, and the largest gradient difference in float32."""
+    learner = make_learner(resolve("builtin:smollm2"))
+    rows = {}
+    for prompt_tokens in (50, 400, 1600):
+        for group_size in (4, 16):
+            groups = random_groups(1, group_size, prompt_tokens, 48, 40000)
+            packed = [pack(groups, normalization="sequence_mean", microbatch_tokens=2048, shared_prefix=on) for on in (True, False)]
+            on_s, off_s = (seconds_of_a_step(learner, batches, repeats=1) for batches in packed)
+            rows[f"P={prompt_tokens} G={group_size}"] = {"on_s": on_s, "off_s": off_s, "speed_up": off_s / on_s}
+    del learner
+    model = measure_apart("gradients")
+    return {name: {**row, "gradient_difference": model[name]} for name, row in rows.items()}
+
+
+def gradients() -> dict[str, object]:
+    """Largest |gradient with - without shared prefix| over the largest gradient, tiny model in float32."""
+    from posttrain.attention import layout_of, register
+    from posttrain.model import TokenScorer
+
+    model = AutoModelForCausalLM.from_pretrained(resolve("builtin:tiny"), dtype=torch.float32, attn_implementation=register())
+    scorer, rows = TokenScorer(model, 1024), {}
+    for prompt_tokens in (50, 400, 1600):
+        for group_size in (4, 16):
+            groups = random_groups(1, group_size, prompt_tokens, 48, 250)
+            both = []
+            for on in (True, False):
+                model.zero_grad()
+                for batch in pack(groups, normalization="sequence_mean", microbatch_tokens=1 << 20, shared_prefix=on):
+                    trained = np.flatnonzero(batch.loss_weights)
+                    layout = layout_of(torch.tensor(batch.segment_ids), torch.tensor(batch.prefix_ids), "blocks")
+                    predictors = torch.tensor(np.stack([trained, batch.predictor_ids[trained]]))
+                    logprobs, _ = scorer(torch.tensor(batch.token_ids), torch.tensor(batch.position_ids), layout, predictors, 1.0)
+                    (torch.tensor(batch.loss_weights * batch.advantages)[trained] * logprobs).sum().backward()
+                both.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+            rows[f"P={prompt_tokens} G={group_size}"] = ((both[0] - both[1]).abs().max() / both[1].abs().max()).item()
+    return rows
+
+
+def measure_apart(*arguments: str) -> dict:
+    """This file's result in a process of its own."""
+    import subprocess
+
+    result = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise SystemExit(result.stderr[-3000:])
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    Path(tempfile.gettempdir()).mkdir(exist_ok=True)
+    print(json.dumps(vars()[sys.argv[1]]()))
