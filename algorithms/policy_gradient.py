@@ -7,6 +7,7 @@ how rewards are compared. One rollout batch makes `train.minibatches` optimizer 
 last of them. Everything random follows from run.seed and the step, so a run that was killed continues as if it had not been.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,20 +93,23 @@ def loop(run: Run, metrics: MetricsWriter) -> None:
     before = run.rollouts.evaluate(0) if run.step == 0 else {}
     run.timer.take()
     while run.step < config.train.steps:
+        started = time.monotonic()
         rollout = run.rollouts.collect(run.step)
         with run.timer("pack"):
             minibatches = make_minibatches(run, rollout.groups)
         rows = optimize(run, minibatches)
+        busy_s = run.learners.take_busy_seconds()  # before the canary is scored
         with run.timer("publish"):
             rows[-1]["sync/canary_abs_max"] = publish_weights(run)
-        _finish_rows(rows, rollout, run.timer.take())
+        write_episodes(run.folder, run.step, rollout.sampled)
+        _finish_rows(rows, rollout, run.timer.take(), time.monotonic() - started)
+        rows[-1] |= {"time/engine_busy_s": run.rollouts.engines.take_busy_seconds(), "time/learner_busy_s": busy_s}
         rows[0] = {**before, **rows[0]}
         before = {}
         last = run.step >= config.train.steps
         if last or _is_due(config.eval.every, run.step, config.train.minibatches):
             rows[-1] = _with_evaluation(rows[-1], run.rollouts.evaluate(run.step))
             run.timer.take()
-        write_episodes(run.folder, run.step, rollout.sampled)
         for row in rows:
             metrics.write(row)
         run.console.step(rows[-1])
@@ -194,11 +198,13 @@ def _is_due(every: int, step: int, minibatches: int) -> bool:
     return every > 0 and step // every > (step - minibatches) // every
 
 
-def _finish_rows(rows: list[Row], rollout: RolloutBatch, seconds: dict[str, float]) -> None:
-    """Adds what the rollout batch looked like, and times.
+def _finish_rows(rows: list[Row], rollout: RolloutBatch, seconds: dict[str, float], wall_s: float) -> None:
+    """Adds what the rollout batch looked like, and times, which add up to the wall time of the whole.
 
-    Sampling belongs to the first row of a rollout batch, publishing to the last, learning to all in equal parts.
+    Sampling belongs to the first row of a rollout batch, publishing and what is in no phase to the last, learning to all in
+    equal parts.
     """
+    other_s = wall_s - sum(seconds.values())
     for index, row in enumerate(rows):
         first, last = index == 0, index == len(rows) - 1
         times = {
@@ -207,6 +213,7 @@ def _finish_rows(rows: list[Row], rollout: RolloutBatch, seconds: dict[str, floa
             "time/pack_s": seconds["pack"] * first,
             "time/learn_s": seconds["learn"] / len(rows),
             "time/publish_s": seconds["publish"] * last,
+            "time/other_s": other_s * last,
         }
         row |= {**rollout.row, **times, "time/step_s": sum(times.values())}
     num_tokens = sum(episode.num_completion_tokens for group in rollout.sampled for episode in group.episodes)

@@ -7,20 +7,22 @@ import json
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from posttrain.algorithms.sapo import SapoConfig
+from posttrain.attention import layout_of
 from posttrain.builtin_models import resolve
 from posttrain.config import TrainConfig
 from posttrain.learner import Learner
 from posttrain.learner_spec import LearnerSpec
+from posttrain.model import TokenScorer, load_model
 from posttrain.packing import pack
 from posttrain.types import Batch, Episode, Group, Prompt, Turn
 
@@ -55,12 +57,14 @@ def random_groups(num_groups: int, group_size: int, prompt_tokens: int, completi
 
 def seconds_of_a_step(learner: Learner, batches: list[Batch], repeats: int = 3) -> float:
     """Median wall time of an optimizer step, after one to warm up."""
-    taken = []
-    for _ in range(repeats + 1):
-        started = time.monotonic()
-        learner.step(batches, SapoConfig().objective())
-        taken.append(time.monotonic() - started)
-    return statistics.median(taken[1:])
+    return statistics.median([step_seconds(learner, batches) for _ in range(repeats + 1)][1:])
+
+
+def step_seconds(learner: Learner, batches: list[Batch]) -> float:
+    """Wall time of one optimizer step."""
+    started = time.monotonic()
+    learner.step(batches, SapoConfig().objective())
+    return time.monotonic() - started
 
 
 def matrix_rate() -> float:
@@ -73,21 +77,21 @@ def matrix_rate() -> float:
 
 
 def flops() -> dict[str, object]:
-    """Useful FLOP/s of a step of one 2k-token micro-batch over the rate of a matrix product, five times in alternation."""
+    """Useful FLOP/s of a step of 2k-token micro-batches over the rate of a matrix product, five times in alternation."""
     learner = make_learner(resolve("builtin:smollm2"))
     body = sum(p.numel() for name, p in learner.model.named_parameters() if "embed_tokens" not in name)
     head = learner.model.get_output_embeddings().weight.numel()
-    (batch,) = pack(random_groups(5, 8, 50, 43, 40000), normalization="sequence_mean", microbatch_tokens=2048)
-    trained = int(np.count_nonzero(batch.loss_weights))
-    useful = 6 * (body * batch.num_tokens + head * trained)
-    learner.step([batch], SapoConfig().objective())
+    batches = pack(random_groups(20, 8, 50, 43, 40000), normalization="sequence_mean", microbatch_tokens=2048)
+    num_tokens, num_trained = sum(b.num_tokens for b in batches), sum(int(np.count_nonzero(b.loss_weights)) for b in batches)
+    useful = 6 * (body * num_tokens + head * num_trained)
+    learner.step(batches, SapoConfig().objective())
     matrix_rate()
     rounds = []
     for _ in range(5):
-        rate, step_s = matrix_rate(), seconds_of_a_step(learner, [batch], repeats=1)
+        rate, step_s = matrix_rate(), step_seconds(learner, batches)
         rounds.append({"matrix_gflops": rate / 1e9, "learner_gflops": useful / step_s / 1e9, "fraction": useful / step_s / rate})
     fraction = statistics.median(r["fraction"] for r in rounds)
-    return {"tokens": batch.num_tokens, "trained": trained, "rounds": rounds, "fraction": fraction}
+    return {"micro_batches": [batch.num_tokens for batch in batches], "trained": num_trained, "rounds": rounds, "fraction": fraction}
 
 
 def length() -> dict[str, object]:
@@ -95,7 +99,9 @@ def length() -> dict[str, object]:
     learner = make_learner(resolve("builtin:smollm2"))
     rows = {}
     for tokens in (256, 512, 1024, 2048, 4096, 8192):
-        batches = pack(random_groups(1, 1, tokens // 2, tokens - tokens // 2, 40000), normalization="sequence_mean", microbatch_tokens=tokens)
+        batches = pack(
+            random_groups(1, 1, tokens // 2, tokens - tokens // 2, 40000), normalization="sequence_mean", microbatch_tokens=tokens
+        )
         step_s = seconds_of_a_step(learner, batches, repeats=2)
         rows[tokens] = {"step_s": step_s, "ms_per_token": 1e3 * step_s / tokens}
     return rows
@@ -128,49 +134,49 @@ def memory_of(size: int, tokens: int) -> dict[str, object]:
     return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
+PREFIX_CASES = [(prompt_tokens, group_size) for prompt_tokens in (50, 400, 1600) for group_size in (4, 16)]
+
+
 def prefix() -> dict[str, object]:
     """Shared prefix against one row an episode: speed-up in bf16, and the largest gradient difference in float32."""
+    differences = measure_apart("gradients")
     learner = make_learner(resolve("builtin:smollm2"))
     rows = {}
-    for prompt_tokens in (50, 400, 1600):
-        for group_size in (4, 16):
-            groups = random_groups(1, group_size, prompt_tokens, 48, 40000)
-            packed = [pack(groups, normalization="sequence_mean", microbatch_tokens=2048, shared_prefix=on) for on in (True, False)]
-            on_s, off_s = (seconds_of_a_step(learner, batches, repeats=1) for batches in packed)
-            rows[f"P={prompt_tokens} G={group_size}"] = {"on_s": on_s, "off_s": off_s, "speed_up": off_s / on_s}
-    del learner
-    model = measure_apart("gradients")
-    return {name: {**row, "gradient_difference": model[name]} for name, row in rows.items()}
+    for prompt_tokens, group_size in PREFIX_CASES:
+        groups = random_groups(1, group_size, prompt_tokens, 48, 40000)
+        packed = [pack(groups, normalization="sequence_mean", microbatch_tokens=2048, shared_prefix=on) for on in (True, False)]
+        on_s, off_s = (seconds_of_a_step(learner, batches, repeats=1) for batches in packed)
+        name = f"P={prompt_tokens} G={group_size}"
+        rows[name] = {"on_s": on_s, "off_s": off_s, "speed_up": off_s / on_s, "gradient_difference": differences[name]}
+    return rows
 
 
 def gradients() -> dict[str, object]:
     """Largest |gradient with - without shared prefix| over the largest gradient, tiny model in float32."""
-    from posttrain.attention import layout_of, register
-    from posttrain.model import TokenScorer
-
-    model = AutoModelForCausalLM.from_pretrained(resolve("builtin:tiny"), dtype=torch.float32, attn_implementation=register())
-    scorer, rows = TokenScorer(model, 1024), {}
-    for prompt_tokens in (50, 400, 1600):
-        for group_size in (4, 16):
-            groups = random_groups(1, group_size, prompt_tokens, 48, 250)
-            both = []
-            for on in (True, False):
-                model.zero_grad()
-                for batch in pack(groups, normalization="sequence_mean", microbatch_tokens=1 << 20, shared_prefix=on):
-                    trained = np.flatnonzero(batch.loss_weights)
-                    layout = layout_of(torch.tensor(batch.segment_ids), torch.tensor(batch.prefix_ids), "blocks")
-                    predictors = torch.tensor(np.stack([trained, batch.predictor_ids[trained]]))
-                    logprobs, _ = scorer(torch.tensor(batch.token_ids), torch.tensor(batch.position_ids), layout, predictors, 1.0)
-                    (torch.tensor(batch.loss_weights * batch.advantages)[trained] * logprobs).sum().backward()
-                both.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-            rows[f"P={prompt_tokens} G={group_size}"] = ((both[0] - both[1]).abs().max() / both[1].abs().max()).item()
+    model = load_model(resolve("builtin:tiny"), "float32")
+    rows = {}
+    for prompt_tokens, group_size in PREFIX_CASES:
+        groups = random_groups(1, group_size, prompt_tokens, 48, 250)
+        on, off = (gradient(model, groups, shared_prefix) for shared_prefix in (True, False))
+        rows[f"P={prompt_tokens} G={group_size}"] = ((on - off).abs().max() / off.abs().max()).item()
     return rows
+
+
+def gradient(model: PreTrainedModel, groups: list[Group], shared_prefix: bool) -> torch.Tensor:
+    """Of the advantage-weighted log-probabilities."""
+    model.zero_grad()
+    scorer = TokenScorer(model, 100.0)
+    for batch in pack(groups, normalization="sequence_mean", microbatch_tokens=1 << 20, shared_prefix=shared_prefix):
+        trained = np.flatnonzero(batch.loss_weights)
+        layout = layout_of(torch.tensor(batch.segment_ids), torch.tensor(batch.prefix_ids), "blocks")
+        predictors = torch.tensor(np.stack([trained, batch.predictor_ids[trained]]))
+        logprobs, _ = scorer(torch.tensor(batch.token_ids), torch.tensor(batch.position_ids), layout, predictors, 1.0)
+        (torch.tensor(batch.loss_weights * batch.advantages)[trained] * logprobs).sum().backward()
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
 def measure_apart(*arguments: str) -> dict:
     """This file's result in a process of its own."""
-    import subprocess
-
     result = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
     if result.returncode:
         raise SystemExit(result.stderr[-3000:])
@@ -178,5 +184,4 @@ def measure_apart(*arguments: str) -> dict:
 
 
 if __name__ == "__main__":
-    Path(tempfile.gettempdir()).mkdir(exist_ok=True)
     print(json.dumps(vars()[sys.argv[1]]()))

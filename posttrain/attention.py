@@ -13,7 +13,7 @@ R = A / K heads that share one, D head size.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,6 +35,19 @@ class Block:
     prefix: slice
     own: slice
     bias_LS: Tensor
+    biases: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
+
+    @property
+    def num_keys(self) -> int:
+        """S."""
+        return self.bias_LS.shape[1]
+
+    def bias_for(self, query_KRTD: Tensor) -> Tensor:
+        """The bias below itself for each of the R heads that share keys, (R * L, S); made once for all layers."""
+        wanted = query_KRTD.shape[1], query_KRTD.dtype
+        if wanted not in self.biases:
+            self.biases[wanted] = self.bias_LS.to(query_KRTD.dtype).repeat(wanted[0], 1)
+        return self.biases[wanted]
 
     def gather(self, values_KTD: Tensor) -> Tensor:
         """The block's keys or values, (K, S, D)."""
@@ -100,12 +113,12 @@ class _BlockAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, blocks: list[Block], scale: float) -> Tensor:
         output_KRTD, kept = torch.empty_like(query_KRTD), []
+        precise_query, precise_key = _precise(query_KRTD), _precise(key_KTD)
         for block in blocks:
-            keys_KSD, values_KSD = block.gather(key_KTD), block.gather(value_KTD)
-            query_KRLD = query_KRTD[:, :, block.rows]
-            probabilities = _probabilities(query_KRLD, keys_KSD, block, scale)
-            output_KRTD[:, :, block.rows] = (probabilities @ values_KSD).view_as(query_KRLD)
-            kept.append(probabilities if keys_KSD.shape[1] <= KEPT_KEYS else None)
+            output_KRLD = output_KRTD[:, :, block.rows]
+            probabilities = _softmax(precise_query, precise_key, block, scale).to(value_KTD.dtype)
+            output_KRLD.copy_((probabilities @ block.gather(value_KTD)).view_as(output_KRLD))
+            kept.append(probabilities if block.num_keys <= KEPT_KEYS else None)
         ctx.save_for_backward(query_KRTD, key_KTD, value_KTD)
         ctx.blocks, ctx.scale, ctx.kept = blocks, scale, kept
         return output_KRTD
@@ -114,36 +127,36 @@ class _BlockAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         (gradient_KRTD,) = gradients
         query_KRTD, key_KTD, value_KTD = ctx.saved_tensors
-        d_query, d_key, d_value = torch.empty_like(query_KRTD), _zeros(key_KTD), _zeros(value_KTD)
+        d_query, d_key, d_value = torch.empty_like(query_KRTD), _precise(key_KTD).zero_(), _precise(value_KTD).zero_()
+        is_whole = all(kept is not None for kept in ctx.kept)
+        precise_query, precise_key = (query_KRTD, key_KTD) if is_whole else (_precise(query_KRTD), _precise(key_KTD))
         for block, kept in zip(ctx.blocks, ctx.kept, strict=True):
             keys_KSD, values_KSD = block.gather(key_KTD), block.gather(value_KTD)
-            query_KRLD = query_KRTD[:, :, block.rows]
-            probabilities = _probabilities(query_KRLD, keys_KSD, block, ctx.scale) if kept is None else kept
-            query, gradient = _fold(query_KRLD), _fold(gradient_KRTD[:, :, block.rows])
+            probabilities = _softmax(precise_query, precise_key, block, ctx.scale).to(value_KTD.dtype) if kept is None else kept
+            query, gradient = _fold(query_KRTD, block), _fold(gradient_KRTD, block)
             block.scatter_add(d_value, probabilities.transpose(1, 2) @ gradient)
             d_probabilities = gradient @ values_KSD.transpose(1, 2)
             d_scores = torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype).mul_(ctx.scale)
-            d_query[:, :, block.rows] = (d_scores @ keys_KSD).view_as(query_KRLD)
+            d_query_KRLD = d_query[:, :, block.rows]
+            d_query_KRLD.copy_((d_scores @ keys_KSD).view_as(d_query_KRLD))
             block.scatter_add(d_key, d_scores.transpose(1, 2) @ query)
         return d_query, d_key.to(key_KTD.dtype), d_value.to(value_KTD.dtype), None, None
 
 
-def _probabilities(query_KRLD: Tensor, keys_KSD: Tensor, block: Block, scale: float) -> Tensor:
-    """(K, R * L, S) in the inputs' dtype; scores and softmax are float32 at least."""
-    num_shared = query_KRLD.shape[1]
-    dtype = torch.promote_types(query_KRLD.dtype, torch.float32)
-    bias = block.bias_LS.to(dtype).repeat(num_shared, 1).expand(len(keys_KSD), -1, -1)
-    scores = torch.baddbmm(bias, _fold(query_KRLD).to(dtype), keys_KSD.to(dtype).transpose(1, 2), alpha=scale)
-    return torch.softmax(scores, dim=-1).to(query_KRLD.dtype)
+def _softmax(query_KRTD: Tensor, key_KTD: Tensor, block: Block, scale: float) -> Tensor:
+    """(K, R * L, S), in the dtype of the inputs."""
+    bias = block.bias_for(query_KRTD).expand(len(key_KTD), -1, -1)
+    return torch.softmax(torch.baddbmm(bias, _fold(query_KRTD, block), block.gather(key_KTD).transpose(1, 2), alpha=scale), dim=-1)
 
 
-def _fold(values_KRLD: Tensor) -> Tensor:
-    """(K, R * L, D): the heads that share keys, one below the other."""
-    return values_KRLD.flatten(1, 2)
+def _fold(values_KRTD: Tensor, block: Block) -> Tensor:
+    """The block's rows, (K, R * L, D): the heads that share keys, one below the other."""
+    return values_KRTD[:, :, block.rows].flatten(1, 2)
 
 
-def _zeros(values: Tensor) -> Tensor:
-    return torch.zeros_like(values, dtype=torch.promote_types(values.dtype, torch.float32))
+def _precise(values: Tensor) -> Tensor:
+    """A copy in float32, or in float64 where it is that: what scores and sums of gradients are computed in."""
+    return values.to(torch.promote_types(values.dtype, torch.float32), copy=True)
 
 
 def attend(

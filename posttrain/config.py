@@ -87,7 +87,7 @@ class TrainConfig:
     shared_prefix: bool = True  # a group's prompt stands once in the stream; false: once an episode
     zero_stage: int = 1  # DeepSpeed ZeRO stage, 0 to 3
     gradient_checkpointing: bool = False  # less memory, one more forward pass
-    head_chunk_tokens: int = 1024  # loss positions that meet the vocabulary at a time
+    head_chunk_mb: float = 200.0  # megabytes of logits at a time: trained positions times vocabulary
 
 
 @dataclass
@@ -150,7 +150,7 @@ class Config:
 _POSITIVE = (
     *("run.checkpoint_every", "run.keep_checkpoints", "model.context_tokens", "task.num_examples"),
     *("train.steps", "train.lr", "train.max_grad_norm", "train.prompts_per_step", "train.minibatches"),
-    *("train.microbatch_tokens", "train.head_chunk_tokens", "rollout.max_completion_tokens", "rollout.max_turns"),
+    *("train.microbatch_tokens", "train.head_chunk_mb", "rollout.max_completion_tokens", "rollout.max_turns"),
     *("rollout.temperature", "rollout.max_num_seqs", "rollout.kv_cache_gb", "cluster.num_engines", "cluster.num_learners"),
     *("cluster.deadline_s", "eval.num_prompts", "eval.samples_per_prompt"),
 )

@@ -66,10 +66,18 @@ class Learners:
                 logprobs_T[batch.loss_weights != 0] = logprobs_N
                 yield batch, logprobs_T
 
+    def begin_score(self, token_ids: IntArray) -> list[Call]:
+        """Scores token_ids[1:] at temperature 1; returns the calls, each of which gives a list of one array."""
+        return [self.cluster.call(member, "score", [sequence_batch(token_ids)], 1.0) for member in self.members]
+
     def score_sequence(self, token_ids: IntArray) -> FloatArray:
-        """Log-probabilities of token_ids[1:] at temperature 1."""
-        scored: list[FloatArray] = self.cluster.call_all(self.members, "score", [sequence_batch(token_ids)], 1.0)[0]
+        """What `begin_score` begins."""
+        scored: list[FloatArray] = self.cluster.wait(self.begin_score(token_ids))[0]
         return scored[0]
+
+    def take_busy_seconds(self) -> float:
+        """Seconds of computation since the last time, of the rank that computed longest."""
+        return float(max(self.cluster.call_all(self.members, "take_busy_seconds")))
 
     def export(self) -> tuple[Any, WeightsManifest]:
         """A reference to all weights in the object store, and their manifest."""
@@ -124,6 +132,10 @@ class Engines:
                 prompt, token_ids = prompts[index]
                 yield index, Group(prompt=prompt, prompt_token_ids=token_ids, episodes=[group[k] for k in range(group_size)])
 
+    def take_busy_seconds(self) -> float:
+        """Seconds spent in vLLM's steps since the last time, of the engine that was busy longest."""
+        return float(max(self.cluster.call_all(self.members, "take_busy_seconds")))
+
     def load(self, weights: Any, policy_version: int, canary: IntArray) -> list[EngineReceipt]:
         """Gives every engine the weights and lets it score the canary."""
         loads = [self.cluster.call(member, "load", weights, policy_version) for member in self.members]
@@ -142,5 +154,6 @@ def publish(learners: Learners, engines: Engines, *, policy_version: int, canary
         WeightSyncError: an engine does not hold the learner's weights.
     """
     weights, manifest = learners.export()
+    scoring = learners.begin_score(canary)  # while the engines load
     receipts = engines.load(weights, policy_version, canary)
-    return verify(manifest, learners.score_sequence(canary), receipts, tolerance)
+    return verify(manifest, learners.cluster.wait(scoring)[0][0], receipts, tolerance)

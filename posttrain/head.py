@@ -19,11 +19,11 @@ CACHED_ELEMENTS = 1 << 21
 class Head(nn.Module):
     """Shares the parameters of a model's output layer."""
 
-    def __init__(self, layer: nn.Linear, chunk_tokens: int) -> None:
-        """chunk_tokens: positions that meet the vocabulary at a time."""
+    def __init__(self, layer: nn.Linear, chunk_mb: float) -> None:
+        """chunk_mb: megabytes of logits that exist at a time; at least one position is scored."""
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
-        self.chunk_tokens = chunk_tokens
+        self.chunk_tokens = max(1, int(chunk_mb * 1e6 / (layer.out_features * layer.weight.element_size())))
 
     def forward(self, hidden_NH: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Float32 log-probabilities of the targets (N,), with gradient, and entropies in nats (N,), without."""
@@ -60,22 +60,34 @@ class _Logprobs(torch.autograd.Function):
         """d logprob / d logit = (1 where it is the target's, else 0) - probability, over the temperature."""
         hidden_NH, weight_VH, bias_V, targets_N, log_sums_N = ctx.saved_tensors
         gradient_N = gradients[0] / ctx.temperature
-        d_hidden_NH = torch.empty_like(hidden_NH)
-        d_weight_VH = torch.zeros_like(weight_VH, dtype=torch.promote_types(weight_VH.dtype, torch.float32))
-        d_bias_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=d_weight_VH.dtype)
+        d_hidden_NH, d_weight, d_bias = torch.empty_like(hidden_NH), _Sum(), _Sum()
         for chunk in _pieces(len(hidden_NH), ctx.chunk_tokens):
             logits_CV = nn.functional.linear(hidden_NH[chunk], weight_VH, bias_V)
             for rows, scaled in _rows(logits_CV, chunk.start, ctx.temperature):
-                probabilities = scaled.sub_(log_sums_N[rows, None]).exp_()
-                d_logits = probabilities.mul_(-gradient_N[rows, None])
+                d_logits = scaled.sub_(log_sums_N[rows, None]).exp_().mul_(-gradient_N[rows, None])
                 d_logits.scatter_add_(1, targets_N[rows, None], gradient_N[rows, None])
                 logits_CV[rows.start - chunk.start : rows.stop - chunk.start] = d_logits
             d_hidden_NH[chunk] = logits_CV @ weight_VH
-            d_weight_VH += logits_CV.T @ hidden_NH[chunk]
-            if d_bias_V is not None:
-                d_bias_V += logits_CV.sum(0)
-        d_bias = None if bias_V is None or d_bias_V is None else d_bias_V.to(bias_V.dtype)
-        return d_hidden_NH, d_weight_VH.to(weight_VH.dtype), d_bias, None, None, None
+            d_weight.add(logits_CV.T @ hidden_NH[chunk])
+            if bias_V is not None:
+                d_bias.add(logits_CV.sum(0))
+        return d_hidden_NH, d_weight.like(weight_VH), None if bias_V is None else d_bias.like(bias_V), None, None, None
+
+
+class _Sum:
+    """A sum of gradients, in float32 as soon as there are two."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+
+    def add(self, value: Tensor) -> None:
+        if self.total is None:
+            self.total = value
+        else:
+            self.total = self.total.to(torch.promote_types(value.dtype, torch.float32)).add_(value)
+
+    def like(self, parameter: Tensor) -> Tensor:
+        return torch.zeros_like(parameter) if self.total is None else self.total.to(parameter.dtype)
 
 
 def _pieces(length: int, size: int) -> Iterator[slice]:

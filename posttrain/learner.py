@@ -70,7 +70,7 @@ class Learner(Worker):
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, train))
         self.engine, *_ = deepspeed.initialize(
-            model=TokenScorer(self.model, train.head_chunk_tokens),
+            model=TokenScorer(self.model, train.head_chunk_mb),
             optimizer=optimizer,
             lr_scheduler=schedule,
             config=deepspeed_config(train, self.spec.dtype),
@@ -86,7 +86,7 @@ class Learner(Worker):
         if self.spec.reference_path is None:
             return None
         model = load_model(self.spec.reference_path, self.spec.dtype).to(self.device).eval().requires_grad_(False)
-        return TokenScorer(model, self.spec.train.head_chunk_tokens)
+        return TokenScorer(model, self.spec.train.head_chunk_mb)
 
     def _clip_without_zero(self, optimizer: torch.optim.Optimizer) -> None:
         """Plain float32 data parallelism: DeepSpeed's own clipping does not tell the norm, so it is done here."""
@@ -107,6 +107,10 @@ class Learner(Worker):
         The loss is the sum over all ranks of loss_weights times the objective: DeepSpeed averages gradients over ranks,
         so each rank's sum is multiplied by their number.
         """
+        with self.computing():
+            return self._step(batches, objective)
+
+    def _step(self, batches: Sequence[Batch], objective: Objective) -> LearnerStats:
         stats = LearnerStats(is_off_policy=any(batch.old_logprobs is not None for batch in batches))
         for batch in batches:
             logprobs_N, entropies_N = self._score(self.engine, batch, self.spec.temperature)
@@ -130,7 +134,7 @@ class Learner(Worker):
         """Log-probabilities of the trained tokens in stream order, one array a batch, under the current or the reference's weights."""
         scored = []
         module = self.reference if by_reference else self.engine
-        with torch.no_grad():
+        with torch.no_grad(), self.computing():
             for batch in batches:
                 logprobs_N, _ = self._score(module, batch, temperature)
                 scored.append(_as_numpy(logprobs_N))

@@ -60,11 +60,11 @@ class TokenScorer(nn.Module):
     Models whose head applies more than a linear layer (soft-capped logits) are not supported.
     """
 
-    def __init__(self, model: PreTrainedModel, chunk_tokens: int) -> None:
-        """Wraps `model` without changing it. chunk_tokens: trained positions that meet the vocabulary at a time."""
+    def __init__(self, model: PreTrainedModel, chunk_mb: float) -> None:
+        """Wraps `model` without changing it. chunk_mb: megabytes of logits that exist at a time."""
         super().__init__()
         self.model = model
-        self.head = Head(model.get_output_embeddings(), chunk_tokens)
+        self.head = Head(model.get_output_embeddings(), chunk_mb)
 
     def forward(
         self, token_ids_T: Tensor, position_ids_T: Tensor, layout: attention.Layout, predictors_N: Tensor, temperature: float

@@ -4,7 +4,9 @@ import importlib
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ class WorkerInfo:
 
 
 class Worker:
-    """Base of the engine and the learner: counts finished pieces of work.
+    """Base of the engine and the learner: counts finished pieces of work, and the time spent computing.
 
     The driver looks at the count while a call is under way; a call that never moves it within `cluster.deadline_s` is
     taken for hung.
@@ -33,10 +35,23 @@ class Worker:
     def __init__(self) -> None:
         """Nothing done yet."""
         self.progress = 0
+        self._busy_s = 0.0
 
     def advance(self) -> None:
         """Counts one piece of finished work."""
         self.progress += 1
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Counts the block's wall time as computation."""
+        started = time.monotonic()
+        yield
+        self._busy_s += time.monotonic() - started
+
+    def take_busy_seconds(self) -> float:
+        """Seconds of computation since the last time."""
+        taken, self._busy_s = self._busy_s, 0.0
+        return taken
 
 
 class Host:

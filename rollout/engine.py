@@ -152,7 +152,8 @@ class _VllmSampler:
             raise RequestRefused(str(error)) from error
 
     def step(self) -> list[tuple[int, Turn]]:
-        outputs = self.vllm.step()
+        with self.engine.computing():
+            outputs = self.vllm.step()
         self.engine.advance()
         return [(int(output.request_id), self._turn(output)) for output in outputs if output.finished]
 

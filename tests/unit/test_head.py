@@ -13,15 +13,15 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(head, "CACHED_ELEMENTS", 3 * 50)
 
 
-@pytest.mark.parametrize("chunk_tokens", [4, 100])
+@pytest.mark.parametrize("chunk_mb", [4 * 50 * 8e-6, 1.0])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_values_and_gradients(small_pieces, chunk_tokens, temperature, has_bias):
+def test_values_and_gradients(small_pieces, chunk_mb, temperature, has_bias):
     torch.manual_seed(0)
     layer = torch.nn.Linear(8, 50, bias=has_bias, dtype=torch.float64)
     hidden = torch.randn(11, 8, dtype=torch.float64, requires_grad=True)
     targets, upstream = torch.randint(50, (11,)), torch.randn(11, dtype=torch.float64)
-    logprobs, entropies = Head(layer, chunk_tokens)(hidden, targets, temperature)
+    logprobs, entropies = Head(layer, chunk_mb)(hidden, targets, temperature)
     inputs = [hidden, *layer.parameters()]
     got = torch.autograd.grad((logprobs * upstream).sum(), inputs)
     reference = torch.log_softmax(layer(hidden) / temperature, -1)
@@ -36,7 +36,7 @@ def test_values_and_gradients(small_pieces, chunk_tokens, temperature, has_bias)
 def test_no_positions():
     layer = torch.nn.Linear(8, 50)
     hidden = torch.zeros(0, 8, requires_grad=True)
-    logprobs, entropies = Head(layer, 4)(hidden, torch.zeros(0, dtype=torch.int64), 1.0)
+    logprobs, entropies = Head(layer, 1.0)(hidden, torch.zeros(0, dtype=torch.int64), 1.0)
     logprobs.sum().backward()
     assert logprobs.shape == entropies.shape == (0,) and layer.weight.grad.abs().max() == 0
 
@@ -44,5 +44,5 @@ def test_no_positions():
 def test_extreme_logits_stay_finite():
     layer = torch.nn.Linear(2, 3, bias=False)
     layer.weight.data = torch.tensor([[1e4, 0.0], [0.0, 1e4], [-1e4, 0.0]])
-    logprobs, entropies = Head(layer, 4)(torch.ones(1, 2) * 100, torch.tensor([2]), 1.0)
+    logprobs, entropies = Head(layer, 1.0)(torch.ones(1, 2) * 100, torch.tensor([2]), 1.0)
     assert logprobs.item() == pytest.approx(-2e6) and 0.6 < entropies.item() < 0.8

@@ -28,9 +28,8 @@ def score(model, batch, chunk_tokens=1024, temperature=1.0):
     trained = np.flatnonzero(batch.loss_weights)
     predictors = torch.tensor(np.stack([trained, batch.predictor_ids[trained]]))
     layout = layout_of(torch.tensor(batch.segment_ids), torch.tensor(batch.prefix_ids), "blocks")
-    return TokenScorer(model, chunk_tokens)(
-        torch.tensor(batch.token_ids), torch.tensor(batch.position_ids), layout, predictors, temperature
-    )
+    chunk_mb = (chunk_tokens + 0.5) * model.config.vocab_size * 4 / 1e6
+    return TokenScorer(model, chunk_mb)(torch.tensor(batch.token_ids), torch.tensor(batch.position_ids), layout, predictors, temperature)
 
 
 def gradients(model, batches, chunk_tokens=1024):
