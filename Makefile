@@ -1,18 +1,20 @@
-# make run, make test, make lint: each sets up .venv first, once.
+# make run, make test, make lint, make bench: each sets up .venv first, once.
 #
 #   make run ARGS="train.steps=2"      python -m posttrain.run algo=sapo train.steps=2
 #   make test TESTS=tests/unit         lint, types, budgets, then these tests
+#   make bench NAMES="flops prefix"     some of benchmarks/, into benchmarks/RESULTS.md; all of it takes about an hour
 #   make PYTHON=/path/to/python3.11    another interpreter than the python3.11 or python3 found first
 #
 # The stamps are written last, so an interrupted set-up is taken up again.
 
 .DELETE_ON_ERROR:
-.PHONY: help setup run test lint
+.PHONY: help setup run test lint bench
 
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 TESTS ?= tests
+NAMES ?=
 # -qq keeps errors and drops remarks about this machine's package locations.
 PIP := PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip --disable-pip-version-check install -qq
 SUITABLE := import sys; sys.exit(sys.version_info[:2] != (3, 11))
@@ -34,6 +36,10 @@ lint: $(VENV)/.installed
 test: lint
 	@echo "make: tests"
 	@$(BIN)/python -m pytest $(TESTS)
+
+bench: $(VENV)/.installed requirements/bench.txt
+	@$(PIP) --no-deps -r requirements/bench.txt
+	@$(BIN)/python benchmarks/run.py $(NAMES)
 
 # The package itself: again whenever its metadata changes, since an editable install copies the entry points.
 $(VENV)/.installed: $(VENV)/.pins setup.cfg pyproject.toml

