@@ -93,17 +93,18 @@ def loop(run: Run, metrics: MetricsWriter) -> None:
     before = run.rollouts.evaluate(0) if run.step == 0 else {}
     run.timer.take()
     while run.step < config.train.steps:
+        take_busy_seconds(run)  # an evaluation's and the canary's are not the step's
         started = time.monotonic()
         rollout = run.rollouts.collect(run.step)
         with run.timer("pack"):
             minibatches = make_minibatches(run, rollout.groups)
         rows = optimize(run, minibatches)
-        busy_s = run.learners.take_busy_seconds()  # before the canary is scored
+        busy = take_busy_seconds(run)
         with run.timer("publish"):
             rows[-1]["sync/canary_abs_max"] = publish_weights(run)
         write_episodes(run.folder, run.step, rollout.sampled)
         _finish_rows(rows, rollout, run.timer.take(), time.monotonic() - started)
-        rows[-1] |= {"time/engine_busy_s": run.rollouts.engines.take_busy_seconds(), "time/learner_busy_s": busy_s}
+        rows[-1] |= busy
         rows[0] = {**before, **rows[0]}
         before = {}
         last = run.step >= config.train.steps
@@ -116,6 +117,11 @@ def loop(run: Run, metrics: MetricsWriter) -> None:
         if last or _is_due(config.run.checkpoint_every, run.step, config.train.minibatches):
             path = save_checkpoint(run)
     run.console.done(path)
+
+
+def take_busy_seconds(run: Run) -> Row:
+    """Seconds that engines and learners have computed since the last time."""
+    return {"time/engine_busy_s": run.rollouts.engines.take_busy_seconds(), "time/learner_busy_s": run.learners.take_busy_seconds()}
 
 
 def make_minibatches(run: Run, groups: Sequence[Group]) -> list[list[Batch]]:

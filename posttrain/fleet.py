@@ -66,13 +66,9 @@ class Learners:
                 logprobs_T[batch.loss_weights != 0] = logprobs_N
                 yield batch, logprobs_T
 
-    def begin_score(self, token_ids: IntArray) -> list[Call]:
-        """Scores token_ids[1:] at temperature 1; returns the calls, each of which gives a list of one array."""
-        return [self.cluster.call(member, "score", [sequence_batch(token_ids)], 1.0) for member in self.members]
-
     def score_sequence(self, token_ids: IntArray) -> FloatArray:
-        """What `begin_score` begins."""
-        scored: list[FloatArray] = self.cluster.wait(self.begin_score(token_ids))[0]
+        """Log-probabilities of token_ids[1:] at temperature 1."""
+        scored: list[FloatArray] = self.cluster.call_all(self.members, "score", [sequence_batch(token_ids)], 1.0)[0]
         return scored[0]
 
     def take_busy_seconds(self) -> float:
@@ -154,6 +150,5 @@ def publish(learners: Learners, engines: Engines, *, policy_version: int, canary
         WeightSyncError: an engine does not hold the learner's weights.
     """
     weights, manifest = learners.export()
-    scoring = learners.begin_score(canary)  # while the engines load
     receipts = engines.load(weights, policy_version, canary)
-    return verify(manifest, learners.cluster.wait(scoring)[0][0], receipts, tolerance)
+    return verify(manifest, learners.score_sequence(canary), receipts, tolerance)
