@@ -33,7 +33,7 @@ class PolicyGradientConfig(AlgoConfig):
     correction_cap: float = 2.0  # tis: largest importance weight
     correction_range: list[float] = field(default_factory=lambda: [0.5, 5.0])  # icepop, sequence_mask: what is outside leaves the loss
     kl_coefficient: float = 0.0  # weight of k3 to the model as it was at the start; above 0 a frozen copy is loaded
-    opsm_delta: float | None = None  # off-policy sequence masking: drift in nats a token beyond which negative episodes are left out
+    opsm_delta: float | None = None  # off-policy sequence masking: drift, nats a token, past which negative episodes go
     entropy_band: list[float] = field(default_factory=list)  # AEPO: [low, high] nats; negative advantages are left out above, until below
     refill: int = 0  # further sampling rounds a batch that replace groups whose outcomes are all equal
     overlong_buffer: float = 0.0  # share of max_completion_tokens at its end over which a penalty grows to -1

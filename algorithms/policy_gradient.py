@@ -237,6 +237,7 @@ def _learner_spec(config: Config, algo: PolicyGradientConfig, inputs: Inputs, th
         model_path=inputs.model_path,
         reference_path=inputs.model_path if algo.kl_coefficient else None,
         dtype=config.model.dtype,
+        attention=config.model.attention,
         train=config.train,
         temperature=config.rollout.temperature,
         seed=config.run.seed,

@@ -7,7 +7,7 @@ from posttrain.algorithms.grpo import GrpoConfig
 
 @dataclass
 class ReinforcePpConfig(GrpoConfig):
-    """The paper's settings: rewards whitened over the whole batch, PPO's clip, every token alike, no KL penalty."""
+    """Rewards whitened over the whole batch, PPO's clip, every token alike, no KL penalty."""
 
     name: str = "reinforce_pp"
     advantage: str = "whitened"  # the reward minus the mean of the batch, over its standard deviation

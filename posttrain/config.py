@@ -35,6 +35,7 @@ class ModelConfig:
 
     path: str = MISSING  # Hugging Face folder or hub name, or builtin:smollm2, builtin:tiny
     dtype: str = "bfloat16"  # bfloat16 (with float32 master weights) or float32, for learner and engine
+    attention: str = "auto"  # the learner's: blocks (any device), flex (CUDA), or auto: flex where there is CUDA
     context_tokens: int = 1024  # longest prompt plus completion that the engine takes
 
 
@@ -160,6 +161,7 @@ _NOT_NEGATIVE = (
 )
 _CHOICES: dict[str, tuple[str | int, ...]] = {
     "model.dtype": ("bfloat16", "float32"),
+    "model.attention": ("auto", "blocks", "flex"),
     "task.source": ("reasoning_gym", "file"),
     "train.lr_schedule": ("constant", "linear", "cosine"),
     "train.zero_stage": (0, 1, 2, 3),
@@ -201,6 +203,10 @@ def validate(config: Config) -> None:
             config.rollout.max_completion_tokens < config.model.context_tokens,
             f"rollout.max_completion_tokens={config.rollout.max_completion_tokens}: expected less than "
             f"model.context_tokens={config.model.context_tokens}, which holds the prompt too",
+        ),
+        (
+            config.model.attention != "flex" or config.cluster.learner_gpus > 0,
+            "model.attention=flex: needs cluster.learner_gpus, because FlexAttention trains on CUDA only; expected auto or blocks",
         ),
         (task.source != "reasoning_gym" or task.family, "task.family=null: expected a reasoning_gym dataset, such as chain_sum"),
         (task.source != "file" or task.path, "task.path=null: expected a .jsonl or .parquet file, because task.source=file"),

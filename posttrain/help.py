@@ -121,9 +121,9 @@ def _key_lines(algorithms: Mapping[str, type[AlgoConfig]]) -> list[str]:
         for kind in bases:
             title = f"{section}={names[kind]}" if kind in names else section
             above = names.get(kind.__mro__[1])
-            doc = cleandoc(kind.__doc__ or "").splitlines()[0] + (f" Otherwise as {above}." if above else "")
+            doc = cleandoc(kind.__doc__ or "").splitlines()[0]
             shown = set(vars(kind)["__annotations__"]) - ({"name"} if kind in names else set())
             own = [key for key in _keys_of(kind, section) if key.name.removeprefix(f"{section}.") in shown]
-            lines += ["", f"{title}: {doc}"]
+            lines += ["", f"{title}{f' (as {above}, but)' if above else ''}: {doc}"]
             lines += [f"  {key.name:<32}{key.default:<19} {key.comment}" for key in own]
     return [*lines, ""]

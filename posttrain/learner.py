@@ -54,6 +54,8 @@ class Learner(Worker):
         torch.manual_seed(self.spec.seed)
         self.rank, self.world_size = rank, world_size
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        by_device = "flex" if self.device.type == "cuda" else "blocks"
+        self.attention = by_device if self.spec.attention == "auto" else self.spec.attention
         # DeepSpeed would compile a shared-memory all-reduce here, a minute under a lock file that a killed process leaves
         # behind for ever: every later start would wait for it. It speeds up several CPU ranks of one node, nothing else.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -183,8 +185,7 @@ class Learner(Worker):
     def _score(self, module: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
         trained = np.flatnonzero(batch.loss_weights)
         predictors = np.stack([trained, batch.predictor_ids[trained]])
-        backend = "flex" if self.device.type == "cuda" else "blocks"
-        layout = layout_of(self._tensor(batch.segment_ids), self._tensor(batch.prefix_ids), backend)
+        layout = layout_of(self._tensor(batch.segment_ids), self._tensor(batch.prefix_ids), self.attention)
         logprobs_N, entropies_N = module(
             self._tensor(batch.token_ids), self._tensor(batch.position_ids), layout, self._tensor(predictors), temperature
         )

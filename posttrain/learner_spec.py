@@ -12,6 +12,7 @@ class LearnerSpec:
     model_path: str
     reference_path: str | None = None  # a frozen model that scores beside the trained one
     dtype: str
+    attention: str = "auto"  # as in ModelConfig
     train: TrainConfig
     temperature: float
     seed: int

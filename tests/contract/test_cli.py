@@ -50,7 +50,7 @@ class StandIn(AlgoConfig):
 ONE_LINE = {
     "": "algo=... is required; known: ",
     "train.steps=3": "algo=... is required; known: ",
-    "algo=spo": "unknown choice algo=spo: did you mean sapo?",
+    "algo=spo": "unknown choice algo=spo: did you mean sapo or",
     "algo=sapo model=smol": "unknown choice model=smol: did you mean smollm2?",
     "algo=sapo cluster=zzz": "unknown choice cluster=zzz: known: local, ray",
     "algo=sapo algo.tau_ng=1": "unknown key algo.tau_ng: did you mean algo.tau_neg or algo.tau_pos?",
@@ -93,6 +93,10 @@ ONE_LINE = {
     "algo=sapo train.steps=3 train.minibatches=2": "train.steps=3: expected a multiple of train.minibatches=2",
     "algo=sapo rollout.max_completion_tokens=1024": "rollout.max_completion_tokens=1024: expected less than model.context_tokens=1024",
     "algo=sapo algo.group_size=1": "algo.group_size=1: expected at least 2",
+    "algo=sapo model.attention=flex": "model.attention=flex: needs cluster.learner_gpus",
+    "algo=grpo algo.correction=icepopp": "algo.correction=icepopp: unknown; did you mean icepop?",
+    "algo=gspo algo.clip_low=0": "algo.clip_low=0.0: expected a number above 0",
+    "algo=sapo algo.entropy_band=[0.3,0.1]": "algo.entropy_band=[0.3, 0.1]: expected []",
     "-m algo=sapo train.stesp=1,2": "unknown key train.stesp: did you mean train.steps?",
 }
 
