@@ -24,30 +24,34 @@ from transformers import AttentionInterface, AttentionMaskInterface
 NAME = "packed_trees"
 BLOCK_ROWS = 128
 KEPT_KEYS = 1024
-"""Probabilities of blocks with at most this many keys are kept for backward; above it they cost more memory than time."""
+"""What is computed for blocks with at most this many keys is kept, probabilities for backward and biases for the next layer;
+above it that costs more memory than time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows of the stream, and the keys they see: `prefix`, then from `own_start` to the rows' end; bias 0 or -inf, float32 (L, S)."""
+    """Rows of the stream, and the keys they meet: those of `prefix`, then those of `own`; bool (L, S), which of them a row sees."""
 
     rows: slice
     prefix: slice
     own: slice
-    bias_LS: Tensor
+    sees_LS: Tensor
     biases: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
 
     @property
-    def num_keys(self) -> int:
-        """S."""
-        return self.bias_LS.shape[1]
+    def is_long(self) -> bool:
+        """Whether what is computed for it is too large to keep."""
+        return self.sees_LS.shape[1] > KEPT_KEYS
 
     def bias_for(self, query_KRTD: Tensor) -> Tensor:
-        """The bias below itself for each of the R heads that share keys, (R * L, S); made once for all layers."""
+        """0 where a row sees a key and -inf elsewhere, below itself for each of the R heads that share keys, (R * L, S)."""
         wanted = query_KRTD.shape[1], query_KRTD.dtype
-        if wanted not in self.biases:
-            self.biases[wanted] = self.bias_LS.to(query_KRTD.dtype).repeat(wanted[0], 1)
-        return self.biases[wanted]
+        if wanted in self.biases:
+            return self.biases[wanted]
+        bias = torch.zeros_like(self.sees_LS, dtype=query_KRTD.dtype).masked_fill_(~self.sees_LS, -torch.inf).repeat(wanted[0], 1)
+        if not self.is_long:
+            self.biases[wanted] = bias
+        return bias
 
     def gather(self, values_KTD: Tensor) -> Tensor:
         """The block's keys or values, (K, S, D)."""
@@ -104,7 +108,7 @@ def _blocks(segment_ids_T: Tensor, prefix_ids_T: Tensor) -> Iterator[Block]:
                 keys_S = torch.cat([order_T[prefix], order_T[own]])
                 segments_L, segments_S = segment_ids_T[rows, None], segment_ids_T[keys_S]
                 sees_LS = ((segments_L == segments_S) | (segments_S == prompt)) & (keys_S <= order_T[rows, None])
-                yield Block(rows, prefix, own, torch.zeros_like(sees_LS, dtype=torch.float32).masked_fill(~sees_LS, -torch.inf))
+                yield Block(rows, prefix, own, sees_LS)
 
 
 class _BlockAttention(torch.autograd.Function):
@@ -118,7 +122,7 @@ class _BlockAttention(torch.autograd.Function):
             output_KRLD = output_KRTD[:, :, block.rows]
             probabilities = _softmax(precise_query, precise_key, block, scale).to(value_KTD.dtype)
             output_KRLD.copy_((probabilities @ block.gather(value_KTD)).view_as(output_KRLD))
-            kept.append(probabilities if block.num_keys <= KEPT_KEYS else None)
+            kept.append(None if block.is_long else probabilities)
         ctx.save_for_backward(query_KRTD, key_KTD, value_KTD)
         ctx.blocks, ctx.scale, ctx.kept = blocks, scale, kept
         return output_KRTD
