@@ -37,7 +37,7 @@ def main(names: list[str]) -> None:
         print(f"benchmark: {name}", flush=True)
         results[name] = {"made": made(), "numbers": measure(COMMANDS[name])}
         store.write_text(json.dumps(results, indent=1) + "\n")
-    (FOLDER / "RESULTS.md").write_text(report(results))
+        (FOLDER / "RESULTS.md").write_text(report(results))
 
 
 def measure(command: list[str]) -> Any:
@@ -90,8 +90,8 @@ def trl_section(numbers: Any) -> str:
 
 def flops_section(numbers: Any) -> str:
     """Against the machine."""
-    rows = [[f"{row['learner_gflops']:.0f}", f"{row['matrix_gflops']:.0f}", f"{row['fraction']:.2f}"] for row in numbers["rounds"]]
-    median = ["", "median", f"{numbers['fraction']:.2f}"]
+    rows = [[f"{row['learner_gflops']:.0f}", f"{row['matrix_gflops']:.0f}", f"{row['fraction']:.3f}"] for row in numbers["rounds"]]
+    median = ["", "median", f"{numbers['fraction']:.3f}"]
     return table(["learner, GFLOP/s", "matrix product, GFLOP/s", "fraction"], [*rows, median])
 
 
