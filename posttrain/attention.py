@@ -131,7 +131,8 @@ class _BlockAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         (gradient_KRTD,) = gradients
         query_KRTD, key_KTD, value_KTD = ctx.saved_tensors
-        d_query, d_key, d_value = torch.empty_like(query_KRTD), _precise(key_KTD).zero_(), _precise(value_KTD).zero_()
+        d_query = torch.empty_like(query_KRTD)
+        d_key, d_value = (torch.zeros_like(values, dtype=_precise_dtype(values)) for values in (key_KTD, value_KTD))
         is_whole = all(kept is not None for kept in ctx.kept)
         precise_query, precise_key = (query_KRTD, key_KTD) if is_whole else (_precise(query_KRTD), _precise(key_KTD))
         for block, kept in zip(ctx.blocks, ctx.kept, strict=True):
@@ -159,8 +160,12 @@ def _fold(values_KRTD: Tensor, block: Block) -> Tensor:
 
 
 def _precise(values: Tensor) -> Tensor:
-    """A copy in float32, or in float64 where it is that: what scores and sums of gradients are computed in."""
-    return values.to(torch.promote_types(values.dtype, torch.float32), copy=True)
+    return values.to(_precise_dtype(values))
+
+
+def _precise_dtype(values: Tensor) -> torch.dtype:
+    """float32, or float64 where it is that: what scores and sums of gradients are computed in."""
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 def attend(
