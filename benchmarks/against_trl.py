@@ -20,28 +20,31 @@ from posttrain.metrics import read_rows
 FILLER = "Read this note about numbers before you answer. " * 36
 CASES = {
     "64 completions": {"prompts_per_step": 8, "group_size": 8, "filler": "", "per_device_batch": 8},
-    "400-token prompt, group of 16": {"prompts_per_step": 4, "group_size": 16, "filler": FILLER, "per_device_batch": 16},
+    "32 completions, 400-token prompt, group of 16": {"prompts_per_step": 2, "group_size": 16, "filler": FILLER, "per_device_batch": 16},
 }
+TRL_SETTINGS = {"trl": {"gradient_checkpointing": True}, "trl_without_checkpointing": {"gradient_checkpointing": False}}
+"""As it comes, and with the one default turned off that costs time to save memory, of which there is plenty here."""
 MAX_COMPLETION_TOKENS = 48
 
 
 def main() -> None:
-    """Prints {case: {trl, ours, ratio}}."""
+    """Prints {case: {seconds, medians and ratios of each side}}."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=2, help="turns each of the two gets")
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps a process, the first left out")
     options = parser.parse_args()
     results = {}
     for name, case in CASES.items():
-        seconds: dict[str, list[float]] = {"trl": [], "ours": []}
+        seconds: dict[str, list[float]] = {side: [] for side in (*TRL_SETTINGS, "ours")}
         for seed in range(options.rounds):
             with tempfile.TemporaryDirectory() as folder:
                 settings = {**case, "seed": seed, "steps": options.steps, "threads": os.cpu_count(), "folder": folder}
                 prompts = write_prompts(Path(folder), case["filler"])
-                seconds["trl"] += trl_steps(prompts, settings)[1:]
+                for side, chosen in TRL_SETTINGS.items():
+                    seconds[side] += trl_steps(prompts, {**settings, **chosen})[1:]
                 seconds["ours"] += our_steps(prompts, settings)[1:]
         medians = {side: statistics.median(values) for side, values in seconds.items()}
-        results[name] = {"seconds": seconds, **medians, "ratio": medians["trl"] / medians["ours"]}
+        results[name] = {"seconds": seconds, "medians": medians, "ratios": {side: medians[side] / medians["ours"] for side in TRL_SETTINGS}}
         print(json.dumps({name: results[name]}), file=sys.stderr, flush=True)
     print(json.dumps(results))
 

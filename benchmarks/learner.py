@@ -5,15 +5,17 @@ Batches are random tokens: what they say does not change how long they take.
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from posttrain.algorithms.sapo import SapoConfig
@@ -102,36 +104,42 @@ def length() -> dict[str, object]:
         batches = pack(
             random_groups(1, 1, tokens // 2, tokens - tokens // 2, 40000), normalization="sequence_mean", microbatch_tokens=tokens
         )
-        step_s = seconds_of_a_step(learner, batches, repeats=2)
+        step_s = seconds_of_a_step(learner, batches, repeats=2 if tokens < 4096 else 1)
         rows[tokens] = {"step_s": step_s, "ms_per_token": 1e3 * step_s / tokens}
     return rows
 
 
 def vocabulary() -> dict[str, object]:
-    """What 4096 tokens need beyond 512 in peak resident memory, for vocabularies of different sizes; each in its own process."""
-    if len(sys.argv) > 2:
-        return memory_of(int(sys.argv[2]), int(sys.argv[3]))
+    """What a token needs in a forward and backward pass, for vocabularies of different sizes: peak of live tensors.
+
+    The logits of a chunk are a constant (50 MB here, so that 2048 tokens are more than one chunk of the smallest
+    vocabulary), and so are weights and their gradients: what tokens cost is the difference between 4096 and 2048 of them.
+    """
     rows = {}
     for size in (8_000, 32_000, 64_000, 152_000):
-        few, many = (measure_apart("vocabulary", str(size), str(tokens))["peak_mb"] for tokens in (512, 4096))
-        rows[size] = {"few_mb": few, "many_mb": many, "mb_per_1k_tokens": (many - few) / 3.584}
+        config = LlamaConfig(
+            vocab_size=size, hidden_size=256, intermediate_size=1024, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=4,
+            max_position_embeddings=8192, tie_word_embeddings=True,
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+            model = load_model(folder, "bfloat16")
+        few, many = (peak_mb(model, random_groups(1, 1, 16, tokens - 16, size)) for tokens in (2048, 4096))
+        rows[size] = {"few_mb": few, "many_mb": many, "mb_per_1k_tokens": (many - few) / 2.048}
     return rows
 
 
-def memory_of(size: int, tokens: int) -> dict[str, object]:
-    """Peak resident memory of a step."""
-    config = LlamaConfig(
-        vocab_size=size, hidden_size=256, intermediate_size=1024, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=4,
-        max_position_embeddings=8192, tie_word_embeddings=True,
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-        learner = make_learner(folder)
-    groups = random_groups(1, 1, 16, tokens - 16, size)
-    batches = pack(groups, normalization="sequence_mean", microbatch_tokens=tokens)
-    for _ in range(2):
-        learner.step(batches, SapoConfig().objective())
-    return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+def peak_mb(model: PreTrainedModel, groups: list[Group]) -> float:
+    """Megabytes of tensors that live at most during a forward and backward pass, beyond those that live before it."""
+    batches = pack(groups, normalization="sequence_mean", microbatch_tokens=1 << 20)
+    accumulate_gradient(model, batches, chunk_mb=50.0)  # from here on the gradients have their place
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        accumulate_gradient(model, batches, chunk_mb=50.0)
+    with tempfile.NamedTemporaryFile(suffix=".json") as trace:
+        profiler.export_chrome_trace(trace.name)
+        events = json.loads(Path(trace.name).read_text())["traceEvents"]
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
+    return max(accumulate(change for _, change in changes)) / 1e6
 
 
 PREFIX_CASES = [(prompt_tokens, group_size) for prompt_tokens in (50, 400, 1600) for group_size in (4, 16)]
@@ -165,14 +173,20 @@ def gradients() -> dict[str, object]:
 def gradient(model: PreTrainedModel, groups: list[Group], shared_prefix: bool) -> torch.Tensor:
     """Of the advantage-weighted log-probabilities."""
     model.zero_grad()
-    scorer = TokenScorer(model, 100.0)
-    for batch in pack(groups, normalization="sequence_mean", microbatch_tokens=1 << 20, shared_prefix=shared_prefix):
+    batches = pack(groups, normalization="sequence_mean", microbatch_tokens=1 << 20, shared_prefix=shared_prefix)
+    accumulate_gradient(model, batches, chunk_mb=100.0)
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def accumulate_gradient(model: PreTrainedModel, batches: list[Batch], chunk_mb: float) -> None:
+    """Adds the gradient of the advantage-weighted log-probabilities."""
+    scorer = TokenScorer(model, chunk_mb)
+    for batch in batches:
         trained = np.flatnonzero(batch.loss_weights)
         layout = layout_of(torch.tensor(batch.segment_ids), torch.tensor(batch.prefix_ids), "blocks")
         predictors = torch.tensor(np.stack([trained, batch.predictor_ids[trained]]))
         logprobs, _ = scorer(torch.tensor(batch.token_ids), torch.tensor(batch.position_ids), layout, predictors, 1.0)
         (torch.tensor(batch.loss_weights * batch.advantages)[trained] * logprobs).sum().backward()
-    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
 def measure_apart(*arguments: str) -> dict:

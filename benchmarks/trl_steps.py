@@ -56,7 +56,7 @@ def main(prompts: list[dict], settings: dict) -> None:
         logging_steps=1,
         save_strategy="no",
         report_to=[],
-        gradient_checkpointing=False,
+        gradient_checkpointing=settings["gradient_checkpointing"],
         disable_tqdm=True,
     )
     model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.bfloat16)

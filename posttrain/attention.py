@@ -181,12 +181,16 @@ def attend(
     if layout.mask is not None:
         output = _flex(query_BATD)(query_BATD, key_BKTD, value_BKTD, block_mask=layout.mask, scale=options["scaling"], enable_gqa=True)
         return output.transpose(1, 2).contiguous(), None
+    return _attend_by_blocks(query_BATD, key_BKTD, value_BKTD, layout, options["scaling"]), None
+
+
+@torch.compiler.disable
+def _attend_by_blocks(query_BATD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, scale: float) -> Tensor:
+    """(B, T, A, D). Not compiled: each stream has other blocks."""
     key_KTD, value_KTD = key_BKTD[0], value_BKTD[0]
     query_KRTD = query_BATD[0].unflatten(0, (len(key_KTD), -1))
-    output_KRTD: Tensor = _BlockAttention.apply(  # type: ignore[no-untyped-call]
-        query_KRTD, key_KTD, value_KTD, layout.blocks, options["scaling"]
-    )
-    return output_KRTD.flatten(0, 1).transpose(0, 1)[None], None
+    output_KRTD: Tensor = _BlockAttention.apply(query_KRTD, key_KTD, value_KTD, layout.blocks, scale)  # type: ignore[no-untyped-call]
+    return output_KRTD.flatten(0, 1).transpose(0, 1)[None]
 
 
 _compiled: list[Callable[..., Any]] = []

@@ -26,7 +26,7 @@ from posttrain.attention import layout_of
 from posttrain.config import TrainConfig
 from posttrain.errors import RunError
 from posttrain.learner_spec import LearnerSpec
-from posttrain.model import TokenScorer, load_model, load_tokenizer
+from posttrain.model import TokenScorer, compile_layers, load_model, load_tokenizer
 from posttrain.stats import LearnerStats, ScoredTokens
 from posttrain.types import Batch, FloatArray
 from posttrain.weights import SentTensor, WeightsManifest, WeightsPayload, fingerprint
@@ -65,6 +65,8 @@ class Learner(Worker):
         self.model = load_model(self.spec.model_path, self.spec.dtype)
         if train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
+        if train.compile:
+            compile_layers(self.model)
         num_parameters = self.model.num_parameters()
         self.advance()
         optimizer = torch.optim.AdamW(

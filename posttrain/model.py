@@ -45,6 +45,14 @@ def load_model(path: str, dtype: str) -> PreTrainedModel:
     return model
 
 
+def compile_layers(model: PreTrainedModel) -> None:
+    """Compiles every layer of the model's body in place, for streams of any length; attention stays as it is."""
+    names = model._no_split_modules or ()
+    for module in model.modules():
+        if type(module).__name__ in names:
+            module.compile(dynamic=True)
+
+
 def _from_pretrained(auto_class: Any, path: str, **options: Any) -> Any:
     try:
         return auto_class.from_pretrained(path, **options)

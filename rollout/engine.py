@@ -67,7 +67,7 @@ class Engine(Worker):
             block_size=BLOCK_TOKENS,
             gpu_memory_utilization=self.spec.rollout.gpu_memory_utilization,
             distributed_executor_backend="uni",
-            enforce_eager=True,
+            enforce_eager=not self.spec.rollout.compile,
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,

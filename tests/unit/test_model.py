@@ -9,7 +9,7 @@ from posttrain.algorithms.losses import LossTokens
 from posttrain.algorithms.sapo import SapoConfig
 from posttrain.attention import layout_of
 from posttrain.errors import UserError
-from posttrain.model import TokenScorer, load_model, load_tokenizer
+from posttrain.model import TokenScorer, compile_layers, load_model, load_tokenizer
 from posttrain.packing import empty_batch, pack
 
 
@@ -96,6 +96,17 @@ def test_gradients_do_not_depend_on_how_the_step_is_cut(random_groups, model, ch
     changed_loss, changed = gradients(model, pack(groups, **{**options, **change}), chunk_tokens)
     assert changed_loss == pytest.approx(loss, rel=1e-5)
     assert relative(changed, reference) < 1e-5
+
+
+def test_compiled_layers_give_the_same_gradients(random_groups, model, tiny_path):
+    compiled = load_model(tiny_path, "float32").train()
+    compile_layers(compiled)
+    assert sum(module._compiled_call_impl is not None for module in compiled.modules()) == compiled.config.num_hidden_layers
+    for seed in (0, 1):  # two lengths
+        batches = pack(random_groups(seed, num_groups=2 + seed, group_size=3), normalization="sequence_mean", microbatch_tokens=10_000)
+        (loss, gradient), (expected_loss, expected) = gradients(compiled, batches), gradients(model, batches)
+        assert loss == pytest.approx(expected_loss, rel=1e-5)
+        assert relative(gradient, expected) < 1e-5
 
 
 def test_a_batch_that_trains_nothing_has_zero_loss_and_zero_gradients(model):
