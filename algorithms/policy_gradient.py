@@ -58,7 +58,8 @@ def train(config: Config, algo: PolicyGradientConfig) -> None:
     """
     inputs = prepare(config)
     folder = run_folder(config)
-    with Cluster(config.cluster, folder.absolute() / "logs") as cluster, Console(config.train.steps) as console:
+    cluster, console = Cluster(config.cluster, folder.absolute() / "logs"), Console(config.train.steps)
+    with inputs.rewards, cluster, console:
         write_config(folder, config)
         console.plan(config, inputs, cluster, folder)
         timer = Timer()

@@ -74,7 +74,7 @@ class Rollouts:
                 episode.is_masked = True
         kept += left[:spare]
         num_left_out = self._set_advantages(kept)
-        row = rollout_row(sampled)
+        row = {**rollout_row(sampled), **self.inputs.rewards.take_counts()}
         if self.algo.refill:
             row |= {"rollout/rounds": round_ + 1, "rollout/replaced_groups": len(sampled) - wanted}
         if self.control:
@@ -85,13 +85,15 @@ class Rollouts:
         """Groups of scored episodes, one a prompt; a group is scored while others are still being sampled."""
         generated = np.random.SeedSequence([self.config.run.seed, *seed]).generate_state(1)
         groups: dict[int, Group] = {}
-        started, reward_s = time.monotonic(), self.timer.seconds["reward"]
+        started = time.monotonic()
         for index, group in self.engines.sample(prompts, group_size, SingleTurn(), int(generated[0])):
-            with self.timer("reward"):
-                self.inputs.rewards.score(group)
+            self.inputs.rewards.submit(group)
             groups[index] = group
             self.console.phase(f"{label}: {len(groups)}/{len(prompts)} groups sampled")
-        self.timer.seconds["rollout"] += time.monotonic() - started - (self.timer.seconds["reward"] - reward_s)
+        self.timer.seconds["rollout"] += time.monotonic() - started
+        self.console.phase(f"{label}: waiting for rewards")
+        with self.timer("reward"):
+            self.inputs.rewards.finish()
         if not any(group.num_counted for group in groups.values()):
             failures = [episode.failure for group in groups.values() for episode in group.episodes if episode.failure]
             raise RunError(f"{label}: no episode of the rollout batch can be used; {failures[0] if failures else 'all ran out of turns'}")

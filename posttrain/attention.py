@@ -184,7 +184,7 @@ def attend(
     return _attend_by_blocks(query_BATD, key_BKTD, value_BKTD, layout, options["scaling"]), None
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend_by_blocks(query_BATD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, scale: float) -> Tensor:
     """(B, T, A, D). Not compiled: each stream has other blocks."""
     key_KTD, value_KTD = key_BKTD[0], value_BKTD[0]

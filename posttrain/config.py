@@ -106,6 +106,17 @@ class RolloutConfig:
 
 
 @dataclass
+class RewardsConfig:
+    """How scores are computed; which rewards, a task says."""
+
+    num_processes: int = 8  # processes that score, started when the others are busy; a hung one holds up nothing but itself
+    timeout_s: float = 30.0  # one reward on one episode; a process that takes longer is killed
+    memory_gb: float = 4.0  # memory of a scoring process
+    retries: int = 0  # further attempts at an episode whose scoring failed, before it leaves its group
+    max_failure_fraction: float = 0.1  # a larger share of failures among the latest 500 episodes ends the run
+
+
+@dataclass
 class ClusterConfig:
     """Processes and where they run."""
 
@@ -145,6 +156,7 @@ class Config:
     algo: Any = MISSING  # an AlgoConfig; Any, because each algorithm brings its own subclass
     train: TrainConfig = field(default_factory=TrainConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
@@ -156,10 +168,11 @@ _POSITIVE = (
     *("train.microbatch_tokens", "train.head_chunk_mb", "rollout.max_completion_tokens", "rollout.max_turns"),
     *("rollout.temperature", "rollout.max_num_seqs", "rollout.kv_cache_gb", "cluster.num_engines", "cluster.num_learners"),
     *("cluster.deadline_s", "eval.num_prompts", "eval.samples_per_prompt"),
+    *("rewards.num_processes", "rewards.timeout_s", "rewards.memory_gb"),
 )
 _NOT_NEGATIVE = (
     *("run.seed", "train.warmup_steps", "train.weight_decay", "cluster.engine_cpus", "cluster.learner_cpus"),
-    *("cluster.engine_gpus", "cluster.learner_gpus", "eval.every"),
+    *("cluster.engine_gpus", "cluster.learner_gpus", "eval.every", "rewards.retries"),
 )
 _CHOICES: dict[str, tuple[str | int, ...]] = {
     "model.dtype": ("bfloat16", "float32"),
@@ -176,6 +189,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.betas": (lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "two numbers from 0 to below 1"),
     "task.heldout_fraction": (lambda share: 0 < share < 1, "a number between 0 and 1"),
     "task.rewards": (lambda rewards: bool(rewards) and all(map(math.isfinite, rewards.values())), "at least one reward name: weight"),
+    "rewards.max_failure_fraction": (lambda share: 0 <= share <= 1, "a share from 0 to 1"),
     "rollout.gpu_memory_utilization": (lambda share: 0 < share <= 1, "a number above 0 and at most 1"),
     "weights.canary_tolerance": (lambda value: value is None or (math.isfinite(value) and value > 0), "null or a number above 0"),
 }

@@ -40,6 +40,8 @@ def _row(group: Group, index: int, episode: Episode) -> dict[str, Any]:
         "turn_stop_reasons": [turn.stop_reason for turn in episode.turns],
         "policy_version": max((turn.policy_version for turn in episode.turns), default=-1),
         "scores": json.dumps(episode.scores),
+        "weights": json.dumps(episode.weights),
+        "score_details": json.dumps(episode.details, ensure_ascii=False),
         "outcome": episode.outcome,
         "reward": episode.reward,
         "advantage": episode.advantage,

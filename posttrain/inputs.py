@@ -32,7 +32,7 @@ def prepare(config: Config) -> Inputs:
     Raises:
         UserError: whatever of these is missing, malformed or too long.
     """
-    rewards = RewardManager(config.task.rewards)
+    rewards = RewardManager(config.task.rewards, config.rewards)
     task = load_task(config.task)
     if config.train.prompts_per_step > len(task.train):
         raise UserError(

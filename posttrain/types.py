@@ -73,7 +73,8 @@ class Episode:
 
     status: "complete" (the policy stopped by itself), "truncated" (cut by the completion length), "turn_limit", or
     "failed" (no usable episode; `failure` says why, and it takes no part in scoring or training).
-    scores: one number a reward; outcome: their weighted sum, before an algorithm shapes it; reward: with the shaping, what
+    scores: one number a reward; weights: theirs in the sum; details: what a reward says of its score, as JSON, where it says
+    anything; outcome: the weighted sum, before an algorithm shapes it; reward: with the shaping, what
     is learned from; advantage: set by the algorithm. is_masked: left out of statistics and loss by the algorithm's choice.
     """
 
@@ -81,6 +82,8 @@ class Episode:
     turns: list[Turn]
     status: Status
     scores: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict)
     outcome: float = 0.0
     reward: float = 0.0
     advantage: float = 0.0

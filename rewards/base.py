@@ -30,10 +30,12 @@ A reward of your own, in a package of your own:
     posttrain.rewards =
         brevity = my_rewards.brevity:Brevity
 
-After `pip install`, `task.rewards={brevity: 0.5, numeric: 1.0}` uses it. A reward is constructed once, without arguments, and
-scores episodes one after another, in no order that it may rely on.
+After `pip install`, `task.rewards={brevity: 0.5, numeric: 1.0}` uses it. A reward is constructed without arguments, once in each
+scoring process, and scores that process's episodes one after another, in no order that it may rely on; what it keeps between
+them is its own. `score` may be a coroutine function. One that takes longer than `rewards.timeout_s` on an episode, or whose
+process dies, has failed on that episode.
 
-Left out on purpose: batches, asynchronous scoring and worker processes. A slow or untrusted scorer does not belong in here.
+Left out on purpose: batches of episodes.
 """
 
 from abc import ABC, abstractmethod
@@ -62,12 +64,27 @@ class Abstain:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What becomes of an exception, a time-out or a dead process; rewards raise instead of returning it.
+
+    kind: "error", "timeout" or "crash". is_mistake: only the user can mend it, and the run ends.
+    """
+
+    kind: str
+    reason: str
+    is_mistake: bool = False
+
+
+Judgement = Score | Abstain | Failure
+
+
 class Reward(ABC):
     """Scores episodes; a subclass is a plug-in under the entry-point group `posttrain.rewards`."""
 
     @abstractmethod
     def score(self, prompt: Prompt, episode: Episode) -> float | Score | Abstain:
-        """Judges one episode, which may be truncated but has not failed; changes neither argument.
+        """Judges one episode, which may be truncated but has not failed; it is a copy.
 
         Raises whatever shows that something is broken; UserError where only the user can mend it (this ends the run).
         """

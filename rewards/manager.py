@@ -1,112 +1,137 @@
-"""Scores groups with the rewards of a task, and keeps out of them whatever is not a score.
+"""Scores groups with the rewards of a task while others are still being sampled, and keeps out of them whatever is not a score.
 
-This is the one place where a reward's exceptions are caught. Left out on purpose: worker processes, deadlines and judges.
+Rewards run in processes of their own (`posttrain.rewards.pool`); here their judgements become an episode's scores and reward,
+or its failure. Left out on purpose: what a reward computes, and judges' endpoints.
 """
 
+import json
 import math
-from collections import deque
-from numbers import Real
+from collections import Counter, deque
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Self
 
 from posttrain import plugins
+from posttrain.config import RewardsConfig
 from posttrain.errors import RunError, UserError
-from posttrain.rewards.base import Abstain, Reward, Score
+from posttrain.rewards.base import Abstain, Failure, Judgement, Score
+from posttrain.rewards.pool import ScoringPool
+from posttrain.rewards.process import ENTRY_POINTS
 from posttrain.types import Episode, Group, Prompt
 
-ENTRY_POINTS = "posttrain.rewards"
 MIN_JUDGED = 20  # episodes before a share of failures means anything
 WINDOW = 500  # the latest episodes only, so that an outage shows as soon late in a run as at its start
 
 
 class RewardManager:
-    """Fills in `scores`, `outcome` and `reward`; an episode without a score from every reward is failed, never a 0.
+    """Fills in `scores`, `details`, `outcome` and `reward`; an episode without a score from every reward is failed, never a 0.
 
     weights: reward name -> weight in the sum; with weight 0 the score is recorded and the reward is without it.
-    max_failure_fraction: a larger share of failures among the latest 500 episodes ends the run, once there were 20.
-    Abstentions are counted, not limited. `num_scored`, `num_failed` and `num_abstained` count episodes since construction.
+    A share of failures above `max_failure_fraction` among the latest 500 episodes ends the run, once there were 20.
+    Abstentions are counted, not limited. counts: episodes since construction, by scored, abstained, error, timeout and crash.
     """
 
-    def __init__(self, weights: dict[str, float], max_failure_fraction: float = 0.1) -> None:
+    def __init__(self, weights: dict[str, float], settings: RewardsConfig | None = None) -> None:
+        """Starts a first process, which shows that the rewards can be constructed.
+
+        Raises UserError: one is unknown or broken.
+        """
         if not weights:
             raise UserError(f"task.rewards is empty, expected a reward's name and weight; known: {', '.join(plugins.names(ENTRY_POINTS))}")
         self.weights = dict(weights)
-        self.max_failure_fraction = max_failure_fraction
-        self.num_scored = 0
-        self.num_failed = 0
-        self.num_abstained = 0
-        self._rewards = {name: _construct(name) for name in weights}
+        self.settings = settings or RewardsConfig()
+        self.counts: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
+        self._under_way: list[tuple[Prompt, Episode, Future[dict[str, Judgement]]]] = []
         self._latest_failed: deque[bool] = deque(maxlen=WINDOW)
         self._last_failure = ""
-        self._last_error: Exception | None = None
+        for name in weights:
+            plugins.describe(ENTRY_POINTS, name)
+        self._pool = ScoringPool(
+            list(weights),
+            num_processes=self.settings.num_processes,
+            timeout_s=self.settings.timeout_s,
+            memory_gb=self.settings.memory_gb,
+        )
+
+    def __enter__(self) -> Self:
+        """Nothing more to start."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Kills the processes."""
+        self.close()
+
+    def close(self) -> None:
+        """Kills the processes."""
+        self._pool.close()
 
     def score(self, group: Group) -> None:
-        """Scores the group's episodes; one that has failed already is left as it is.
+        """Scores the group's episodes and waits for it; raises as `finish` does."""
+        self.submit(group)
+        self.finish()
+
+    def submit(self, group: Group) -> None:
+        """Begins to score the group's episodes; those that have failed already are left as they are."""
+        for episode in group.episodes:
+            if episode.status != "failed":
+                self._under_way.append((group.prompt, episode, self._pool.submit(group.prompt, episode)))
+
+    def finish(self) -> None:
+        """Waits for everything submitted, and judges in that order.
 
         Raises RunError: too many failures. UserError: a reward found something that the user has to mend.
         """
-        for episode in group.episodes:
-            if episode.status != "failed":
-                self._score(group.prompt, episode)
-                self._check_failures()
+        while self._under_way:
+            prompt, episode, future = self._under_way.pop(0)
+            judgements = future.result()
+            for _ in range(self.settings.retries):
+                if not any(isinstance(judgement, Failure) for judgement in judgements.values()):
+                    break
+                self.counts["retried"] += 1
+                judgements = self._pool.submit(prompt, episode).result()
+            self._settle(episode, judgements)
+            self._check_failures()
 
-    def _score(self, prompt: Prompt, episode: Episode) -> None:
-        scores: dict[str, float] = {}
-        for name, reward in self._rewards.items():
-            judgement = _judge(reward, prompt, episode)
-            if isinstance(judgement, float):
-                scores[name] = judgement
-                continue
-            self._leave_out(episode, name, judgement)
+    def take_counts(self) -> dict[str, float]:
+        """Counts since the last time, as metrics."""
+        new = self.counts - self._taken
+        self._taken = self.counts.copy()
+        return {f"rewards/{name}": float(new[name]) for name in ("scored", "abstained", "error", "timeout", "crash")}
+
+    def _settle(self, episode: Episode, judgements: dict[str, Judgement]) -> None:
+        scores = {name: judgement for name, judgement in judgements.items() if isinstance(judgement, Score)}
+        if len(scores) < len(self.weights):
+            name = next(name for name in judgements if name not in scores)
+            self._leave_out(episode, name, judgements[name])
             return
-        episode.scores = scores
-        episode.outcome = episode.reward = math.fsum(self.weights[name] * score for name, score in scores.items())
-        self.num_scored += 1
+        episode.scores = {name: score.value for name, score in scores.items()}
+        episode.weights = dict(self.weights)
+        episode.details = {name: json.dumps(score.details, ensure_ascii=False) for name, score in scores.items() if score.details}
+        episode.outcome = episode.reward = math.fsum(self.weights[name] * score.value for name, score in scores.items())
+        self.counts["scored"] += 1
         self._latest_failed.append(False)
 
-    def _leave_out(self, episode: Episode, name: str, why: Abstain | Exception) -> None:
+    def _leave_out(self, episode: Episode, name: str, why: Judgement) -> None:
         episode.status = "failed"
-        self._latest_failed.append(not isinstance(why, Abstain))
+        self._latest_failed.append(isinstance(why, Failure))
         if isinstance(why, Abstain):
-            self.num_abstained += 1
+            self.counts["abstained"] += 1
             episode.failure = f"reward {name} abstained: {why.reason}"
             return
-        self.num_failed += 1
-        self._last_error = why
-        self._last_failure = episode.failure = f"reward {name}: {type(why).__name__}: {' '.join(str(why).split())}"
+        assert isinstance(why, Failure)
+        if why.is_mistake:
+            raise UserError(why.reason)
+        self.counts[why.kind] += 1
+        self._last_failure = episode.failure = f"reward {name}: {why.reason}"
 
     def _check_failures(self) -> None:
         num_judged, num_failed = len(self._latest_failed), sum(self._latest_failed)
-        if num_judged >= MIN_JUDGED and num_failed > self.max_failure_fraction * num_judged:
-            raise RunError(
-                f"rewards failed on {num_failed} of the latest {num_judged} episodes, more than {self.max_failure_fraction:.0%} "
-                f"(since the start: {self.num_scored} scored, {self.num_abstained} abstained, {self.num_failed} failed); "
-                f"the last failure: {self._last_failure}"
-            ) from self._last_error
-
-
-def _judge(reward: Reward, prompt: Prompt, episode: Episode) -> float | Abstain | Exception:
-    try:
-        judgement = reward.score(prompt, episode)
-        return judgement if isinstance(judgement, Abstain) else _number(judgement)
-    except UserError:
-        raise
-    except Exception as error:  # somebody else's code on the policy's text: anything can happen, and one episode is not the run
-        return error
-
-
-def _number(judgement: object) -> float:
-    value = judgement.value if isinstance(judgement, Score) else judgement
-    if not isinstance(value, Real):
-        raise TypeError(f"the score is {value!r}, expected a number, a Score or an Abstain")
-    if not math.isfinite(value):
-        raise ValueError(f"the score is {value}, expected a finite number")
-    return float(value)
-
-
-def _construct(name: str) -> Reward:
-    plugin = plugins.load(ENTRY_POINTS, name)
-    if not (isinstance(plugin, type) and issubclass(plugin, Reward)):
-        raise UserError(f"{plugins.describe(ENTRY_POINTS, name)} is not a subclass of posttrain.rewards.base.Reward")
-    try:
-        return plugin()
-    except Exception as error:  # as in plugins.load: a plug-in that cannot start is its author's to mend
-        raise UserError(f"{plugins.describe(ENTRY_POINTS, name)} cannot be constructed: {type(error).__name__}: {error}") from error
+        if num_judged < MIN_JUDGED or num_failed <= self.settings.max_failure_fraction * num_judged:
+            return
+        failures = sum(self.counts[kind] for kind in ("error", "timeout", "crash"))
+        raise RunError(
+            f"rewards failed on {num_failed} of the latest {num_judged} episodes, more than {self.settings.max_failure_fraction:.0%} "
+            f"(since the start: {self.counts['scored']} scored, {self.counts['abstained']} abstained, {failures} failed); "
+            f"the last failure: {self._last_failure}"
+        )

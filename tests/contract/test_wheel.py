@@ -55,7 +55,7 @@ def test_wheel_registers_the_entry_points(wheel: Path, root: Path) -> None:
         assert dict(held[group]) == dict(line.split(" = ") for line in lines.split("\n") if line)
 
 
-def test_wheel_trains_beside_a_folder_named_rewards(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_trains_beside_a_folder_named_rewards_with_a_third_partys_reward(wheel: Path, root: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "env", symlinks=True)
     python = str(tmp_path / "env" / "bin" / "python")
     install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", str(wheel)]
@@ -69,9 +69,16 @@ def test_wheel_trains_beside_a_folder_named_rewards(wheel: Path, tmp_path: Path)
     result = subprocess.run([python, "-c", code], cwd=tmp_path / "user", capture_output=True, text=True, check=True)
     assert json.loads(result.stdout) == [True, str(site_packages / "posttrain" / "rewards" / "numeric.py")]
     subprocess.run([python, "-m", "posttrain.torchvision_cpu"], cwd=tmp_path / "user", check=True)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(tmp_path / "source")]
+    shutil.copytree(root / "examples" / "custom_reward", tmp_path / "source")
+    subprocess.run(build, capture_output=True, check=True)
+    [third_party] = tmp_path.glob("*.whl")
+    subprocess.run([*install[:-1], str(third_party)], capture_output=True, check=True)
     command = [python, "-m", "posttrain.run", "algo=sapo", "model=tiny", "train.steps=2", "run.dir=out", "eval.num_prompts=4"]
+    command += ["+task.rewards.vowel_pairs=1.0"]
     result = subprocess.run(command, cwd=tmp_path / "user", capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    rows = (tmp_path / "user" / "out" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(row)["step"] for row in rows] == [1, 2]
+    rows = [json.loads(row) for row in (tmp_path / "user" / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(0 < row["reward/vowel_pairs"] < 1 for row in rows)
     assert (tmp_path / "user" / "out" / "checkpoints" / "step_2" / "hf" / "model.safetensors").exists()

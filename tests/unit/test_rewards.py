@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posttrain.config import RewardsConfig
 from posttrain.errors import RunError, UserError
 from posttrain.rewards.base import Abstain, Reward, Score, answer_text
 from posttrain.rewards.exact import Exact
@@ -19,6 +20,7 @@ from posttrain.rewards.reasoning_gym import ReasoningGym
 from posttrain.types import Episode, Group, Prompt, Turn
 
 SCRIPTED = """
+from posttrain.config import RewardsConfig
 from posttrain.errors import UserError
 from posttrain.rewards.base import Abstain, Reward, Score
 
@@ -288,14 +290,30 @@ def test_reasoning_gym_needs_its_own_prompts():
 # The manager
 
 
-def test_the_reward_is_the_weighted_sum_of_the_scores(scripted):
-    manager = RewardManager({"scripted": 2.0, "half": -1.0})
+@pytest.fixture
+def managed(scripted):
+    """managed(weights, **settings): a manager whose processes end with the test."""
+    managers = []
+
+    def make(weights, **settings):
+        managers.append(RewardManager(weights, RewardsConfig(**{"num_processes": 2, **settings})))
+        return managers[-1]
+
+    yield make
+    for manager in managers:
+        manager.close()
+
+
+def test_the_reward_is_the_weighted_sum_of_the_scores(managed):
+    manager = managed({"scripted": 2.0, "half": -1.0})
     scored = group("1.0", "Score(0.25, {'why': 'partly'})", "True", "__import__('numpy').float32(0.5)")
     manager.score(scored)
     assert [episode.reward for episode in scored.episodes] == [1.5, 0.0, 1.5, 0.5]
     assert scored.episodes[1].scores == {"scripted": 0.25, "half": 0.5}
     assert {type(value) for one in scored.episodes for value in one.scores.values()} == {float}
-    assert (manager.num_scored, manager.num_failed, manager.num_abstained) == (4, 0, 0)
+    assert scored.episodes[1].weights == {"scripted": 2.0, "half": -1.0}
+    assert [episode.details for episode in scored.episodes] == [{}, {"scripted": '{"why": "partly"}'}, {}, {}]
+    assert manager.counts == {"scored": 4}
 
 
 @pytest.mark.parametrize(
@@ -311,34 +329,33 @@ def test_the_reward_is_the_weighted_sum_of_the_scores(scripted):
         ("Abstain('off-scale')", "reward scripted abstained: off-scale"),
     ],
 )
-def test_what_is_not_a_score_leaves_the_group_and_is_never_a_zero(scripted, text, failure):
-    manager = RewardManager({"half": 1.0, "scripted": 1.0})
+def test_what_is_not_a_score_leaves_the_group_and_is_never_a_zero(managed, text, failure):
+    manager = managed({"half": 1.0, "scripted": 1.0})
     scored = group("1.0", text)
     manager.score(scored)
     fine, left_out = scored.episodes
     assert (fine.status, fine.reward, fine.failure) == ("complete", 1.5, None)
     assert (left_out.status, left_out.failure, left_out.scores) == ("failed", failure, {})
-    assert manager.num_scored == 1
-    assert (manager.num_abstained, manager.num_failed) == ((1, 0) if "abstained" in failure else (0, 1))
+    assert manager.counts == {"scored": 1, "abstained" if "abstained" in failure else "error": 1}
 
 
-def test_a_failed_episode_is_not_scored(scripted):
+def test_a_failed_episode_is_not_scored(managed):
     scored = group("1.0")
     scored.episodes[0].status, scored.episodes[0].failure = "failed", "engine: no answer"
-    manager = RewardManager({"scripted": 1.0})
+    manager = managed({"scripted": 1.0})
     manager.score(scored)
-    assert (scored.episodes[0].failure, scored.episodes[0].scores, manager.num_scored) == ("engine: no answer", {}, 0)
+    assert (scored.episodes[0].failure, scored.episodes[0].scores, manager.counts) == ("engine: no answer", {}, {})
 
 
-def test_a_truncated_episode_is_scored(scripted):
+def test_a_truncated_episode_is_scored(managed):
     scored = group("1.0")
     scored.episodes[0].status = "truncated"
-    RewardManager({"scripted": 1.0}).score(scored)
+    managed({"scripted": 1.0}).score(scored)
     assert (scored.episodes[0].status, scored.episodes[0].outcome) == ("truncated", 1.0)
 
 
-def test_too_many_failures_end_the_run_with_counts_and_the_last_one(scripted):
-    manager = RewardManager({"scripted": 1.0}, max_failure_fraction=0.1)
+def test_too_many_failures_end_the_run_with_counts_and_the_last_one(managed):
+    manager = managed({"scripted": 1.0}, max_failure_fraction=0.1)
     manager.score(group("Abstain('no')", "1/0", "1/0", "[][3]", *["1.0"] * 15))  # 19 episodes are too few to judge by
     with pytest.raises(RunError) as raised:
         manager.score(group("1.0"))
@@ -346,33 +363,32 @@ def test_too_many_failures_end_the_run_with_counts_and_the_last_one(scripted):
         "rewards failed on 3 of the latest 20 episodes, more than 10% (since the start: 16 scored, 1 abstained, 3 failed); "
         "the last failure: reward scripted: IndexError: list index out of range"
     )
-    assert isinstance(raised.value.__cause__, IndexError)
 
 
-def test_failures_up_to_the_fraction_are_borne(scripted):
-    manager = RewardManager({"scripted": 1.0}, max_failure_fraction=0.1)
+def test_failures_up_to_the_fraction_are_borne(managed):
+    manager = managed({"scripted": 1.0}, max_failure_fraction=0.1)
     for _ in range(30):
         manager.score(group(*["1.0"] * 9, "1/0"))
-    assert (manager.num_failed, manager.num_scored) == (30, 270)
+    assert manager.counts == {"error": 30, "scored": 270}
 
 
-def test_abstentions_alone_end_nothing(scripted):
-    manager = RewardManager({"scripted": 1.0}, max_failure_fraction=0.0)
+def test_abstentions_alone_end_nothing(managed):
+    manager = managed({"scripted": 1.0}, max_failure_fraction=0.0)
     manager.score(group(*["Abstain('no')"] * 40))
-    assert manager.num_abstained == 40
+    assert manager.counts == {"abstained": 40}
 
 
-def test_an_outage_late_in_a_long_run_still_ends_it(scripted):
-    manager = RewardManager({"scripted": 1.0}, max_failure_fraction=0.1)
+def test_an_outage_late_in_a_long_run_still_ends_it(managed):
+    manager = managed({"scripted": 1.0}, max_failure_fraction=0.1)
     manager.score(group(*["1.0"] * (20 * WINDOW)))
     with pytest.raises(RunError, match="the last failure: reward scripted: ZeroDivisionError"):
         manager.score(group(*["1/0"] * WINDOW))
 
 
-def test_a_reward_can_hand_a_mistake_back_to_the_user(scripted):
+def test_a_reward_can_hand_a_mistake_back_to_the_user(managed):
     needs_reading = group("(_ for _ in ()).throw(UserError('set JUDGE_URL'))")
     with pytest.raises(UserError, match="set JUDGE_URL"):
-        RewardManager({"scripted": 1.0}).score(needs_reading)
+        managed({"scripted": 1.0}).score(needs_reading)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +422,7 @@ def test_records_are_frozen_and_the_base_is_abstract():
 
 
 def test_rewards_import_nothing_heavy():
-    modules = "manager numeric exact reasoning_gym"
+    modules = "manager pool process numeric exact reasoning_gym"
     program = f"import sys; [__import__('posttrain.rewards.' + name) for name in {modules.split()}]; print(*sys.modules)"
     loaded = set(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout.split())
     assert not loaded & {"torch", "ray", "vllm", "transformers", "sympy"}
