@@ -5,7 +5,7 @@ Equal rewards give exactly 0, never division noise, wherever they are compared.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from posttrain.types import Group
 
 Values = NDArray[np.float64]
-Advantages = Callable[[Sequence[Group], Mapping[str, float]], list[Values]]
-"""Takes groups and the weights of their rewards."""
+Advantages = Callable[[Sequence[Group]], list[Values]]
 
 STD_EPSILON = 1e-6
 """Added to a standard deviation."""
@@ -23,7 +22,7 @@ STD_FLOOR = 1e-2
 """Least standard deviation of a task's batch: a task that is nearly solved is not blown up."""
 
 
-def group_normalized(groups: Sequence[Group], weights: Mapping[str, float]) -> list[Values]:
+def group_normalized(groups: Sequence[Group]) -> list[Values]:
     """(R - mean) / (std + 1e-6) over a group, with the sample standard deviation (n - 1).
 
     Source: GRPO (arXiv 2402.03300, section 4.1.2), as SAPO, GSPO, DAPO and CISPO use it.
@@ -31,22 +30,22 @@ def group_normalized(groups: Sequence[Group], weights: Mapping[str, float]) -> l
     return [_normalized(_rewards(group)) for group in groups]
 
 
-def group_centered(groups: Sequence[Group], weights: Mapping[str, float]) -> list[Values]:
+def group_centered(groups: Sequence[Group]) -> list[Values]:
     """R - mean over a group, without the division that favours easy and hard prompts (Dr.GRPO, arXiv 2503.20783)."""
     return [_centered(_rewards(group)) for group in groups]
 
 
-def leave_one_out(groups: Sequence[Group], weights: Mapping[str, float]) -> list[Values]:
+def leave_one_out(groups: Sequence[Group]) -> list[Values]:
     """R minus the mean of the group's other episodes (RLOO, arXiv 2402.14740): G / (G - 1) times the centred reward."""
     return [_centered(_rewards(group)) * (group.num_counted / max(1, group.num_counted - 1)) for group in groups]
 
 
-def whitened(groups: Sequence[Group], weights: Mapping[str, float]) -> list[Values]:
+def whitened(groups: Sequence[Group]) -> list[Values]:
     """(R - mean) / (std + 1e-6) over the whole rollout batch (REINFORCE++, arXiv 2501.03262)."""
     return _split(_normalized(_joined([_rewards(group) for group in groups])), groups)
 
 
-def task_normalized(groups: Sequence[Group], weights: Mapping[str, float]) -> list[Values]:
+def task_normalized(groups: Sequence[Group]) -> list[Values]:
     """(R - group mean) / std over all rewards of the same task in the batch (QwenLong-L1.5, arXiv 2512.12967).
 
     The standard deviation is at least 0.01; a task with one episode gives 0.
@@ -58,16 +57,19 @@ def task_normalized(groups: Sequence[Group], weights: Mapping[str, float]) -> li
     return [_centered(_rewards(group)) / spreads[group.prompt.task] for group in groups]
 
 
-def per_reward_normalized(groups: Sequence[Group], weights: Mapping[str, float]) -> list[Values]:
+def per_reward_normalized(groups: Sequence[Group]) -> list[Values]:
     """GDPO (arXiv 2601.05242): each reward normalised inside its group, then their weighted sum whitened over the batch.
 
-    Keeps apart what a sum of rewards would mix up: (1, 0) and (0, 1) differ although their sums do not.
+    Keeps apart what a sum of rewards would mix up: (1, 0) and (0, 1) differ although their sums do not. A score that the
+    algorithm added, such as the length penalty, weighs 1.
     """
     sums = []
     for group in groups:
-        names = sorted({name for episode in group.counted for name in episode.scores})
-        scores = {name: np.array([episode.scores[name] for episode in group.counted], dtype=np.float64) for name in names}
-        sums.append(sum((weights.get(name, 1.0) * _normalized(values) for name, values in scores.items()), np.zeros(group.num_counted)))
+        weights = {name: episode.weights.get(name, 1.0) for episode in group.counted for name in episode.scores}
+        total = np.zeros(group.num_counted)
+        for name in sorted(weights):
+            total += weights[name] * _normalized(np.array([episode.scores[name] for episode in group.counted], dtype=np.float64))
+        sums.append(total)
     return _split(_normalized(_joined(sums)), groups)
 
 

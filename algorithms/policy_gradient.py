@@ -9,6 +9,7 @@ last of them. Everything random follows from run.seed and the step, so a run tha
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def train(config: Config, algo: PolicyGradientConfig) -> None:
     inputs = prepare(config)
     folder = run_folder(config)
     cluster, console = Cluster(config.cluster, folder.absolute() / "logs"), Console(config.train.steps)
-    with inputs.rewards, cluster, console:
+    with closing(inputs), cluster, console:
         write_config(folder, config)
         console.plan(config, inputs, cluster, folder)
         timer = Timer()

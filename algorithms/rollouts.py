@@ -4,6 +4,7 @@ What is sampled follows from run.seed, the step and the round alone, so a resume
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +15,11 @@ from posttrain.algorithms.advantages import EntropyControl
 from posttrain.algorithms.base import PolicyGradientConfig
 from posttrain.config import Config
 from posttrain.console import Console
-from posttrain.data.cursor import PromptCursor
+from posttrain.data.mixture import Mixture
 from posttrain.errors import RunError
 from posttrain.fleet import Engines
 from posttrain.inputs import Inputs
+from posttrain.rewards.manager import COUNTED
 from posttrain.rollout.env import SingleTurn
 from posttrain.stats import LearnerStats, Row, Timer
 from posttrain.types import Episode, Group, RenderedPrompt
@@ -44,22 +46,27 @@ class Rollouts:
     engines: Engines
     console: Console
     timer: Timer
-    cursor: PromptCursor = field(init=False)
+    mixture: Mixture = field(init=False)
     control: EntropyControl | None = None
 
     def __post_init__(self) -> None:
         """Starts at the first prompt."""
-        self.cursor = PromptCursor(len(self.inputs.train), self.config.run.seed)
+        tasks = self.inputs.tasks
+        self.mixture = Mixture(
+            {name: len(task.train) for name, task in tasks.items()},
+            {name: task.config.share for name, task in tasks.items()},
+            self.config.run.seed,
+        )
         if self.algo.entropy_band:
             self.control = EntropyControl(low=self.algo.entropy_band[0], high=self.algo.entropy_band[1])
 
     def collect(self, step: int) -> RolloutBatch:
-        """Samples and scores one rollout batch; groups in the order of the cursor, advantages set."""
+        """Samples and scores one rollout batch; groups in the order of the mixture, advantages set."""
         wanted = self.config.train.prompts_per_step
         sampled: list[Group] = []
         kept: list[Group] = []
         for round_ in range(1 + self.algo.refill):
-            prompts = [self.inputs.train[index] for index in self.cursor.take(wanted - len(kept))]
+            prompts = [self.inputs.tasks[name].train[index] for name, index in self.mixture.take(wanted - len(kept))]
             groups = self.sample(prompts, self.algo.group_size, seed=(TRAIN_SEED, step, round_), label=f"step {step + 1}")
             for episode in (episode for group in groups for episode in group.episodes):
                 self._shape(episode)
@@ -74,7 +81,7 @@ class Rollouts:
                 episode.is_masked = True
         kept += left[:spare]
         num_left_out = self._set_advantages(kept)
-        row = {**rollout_row(sampled), **self.inputs.rewards.take_counts()}
+        row = {**rollout_row(sampled), **self._take_counts()}
         if self.algo.refill:
             row |= {"rollout/rounds": round_ + 1, "rollout/replaced_groups": len(sampled) - wanted}
         if self.control:
@@ -87,13 +94,14 @@ class Rollouts:
         groups: dict[int, Group] = {}
         started = time.monotonic()
         for index, group in self.engines.sample(prompts, group_size, SingleTurn(), int(generated[0])):
-            self.inputs.rewards.submit(group)
+            self.inputs.tasks[group.prompt.task].rewards.submit(group)
             groups[index] = group
             self.console.phase(f"{label}: {len(groups)}/{len(prompts)} groups sampled")
         self.timer.seconds["rollout"] += time.monotonic() - started
         self.console.phase(f"{label}: waiting for rewards")
         with self.timer("reward"):
-            self.inputs.rewards.finish()
+            for task in self.inputs.tasks.values():
+                task.rewards.finish()
         if not any(group.num_counted for group in groups.values()):
             failures = [episode.failure for group in groups.values() for episode in group.episodes if episode.failure]
             raise RunError(f"{label}: no episode of the rollout batch can be used; {failures[0] if failures else 'all ran out of turns'}")
@@ -103,11 +111,12 @@ class Rollouts:
         """Mean reward on held-out prompts under the current weights."""
         self.console.phase(f"step {step}: evaluating")
         started = time.monotonic()
-        prompts = self.inputs.heldout[: self.config.eval.num_prompts]
+        prompts = [prompt for task in self.inputs.tasks.values() for prompt in task.heldout[: self.config.eval.num_prompts]]
         label = f"evaluation after step {step}"
         groups = self.sample(prompts, self.config.eval.samples_per_prompt, seed=(EVAL_SEED, step), label=label)
-        outcomes = [episode.outcome for group in groups for episode in group.episodes if episode.status != "failed"]
-        values: Row = {f"eval/{self.config.task.name}/reward_mean": float(np.mean(outcomes)), "eval/policy_version": step}
+        values: Row = {"eval/policy_version": step}
+        for name in self.inputs.tasks:
+            values |= evaluation_row(name, [group for group in groups if group.prompt.task == name])
         self.console.evaluation(f"held out, after step {step}", values)
         values["time/eval_s"] = time.monotonic() - started
         return values
@@ -119,11 +128,11 @@ class Rollouts:
 
     def state(self) -> dict[str, Any]:
         """What the next rollout batch depends on, besides the seed and the weights."""
-        return {"cursor": self.cursor.state(), "leaves_out_negatives": bool(self.control and self.control.is_active)}
+        return {"mixture": self.mixture.state(), "leaves_out_negatives": bool(self.control and self.control.is_active)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from a `state`."""
-        self.cursor.restore(state["cursor"])
+        self.mixture.restore(state["mixture"])
         if self.control:
             self.control.is_active = state["leaves_out_negatives"]
 
@@ -139,12 +148,36 @@ class Rollouts:
     def _set_advantages(self, groups: Sequence[Group]) -> int:
         """Sets every counted episode's advantage; returns how many negative ones the entropy control left out."""
         num_left_out = 0
-        for group, advantages in zip(groups, self.algo.advantages()(groups, self.config.task.rewards), strict=True):
+        for group, advantages in zip(groups, self.algo.advantages()(groups), strict=True):
             for episode, advantage in zip(group.counted, advantages, strict=True):
                 is_left_out = self.control is not None and self.control.is_active and advantage < 0
                 episode.advantage = 0.0 if is_left_out else float(advantage)
                 num_left_out += is_left_out
         return num_left_out
+
+    def _take_counts(self) -> Row:
+        """What the scoring processes met since the last time, all tasks together."""
+        total: Counter[str] = Counter()
+        for task in self.inputs.tasks.values():
+            total.update(task.rewards.take_counts())
+        return {f"rewards/{name}": total[name] for name in COUNTED}
+
+
+def evaluation_row(name: str, groups: Sequence[Group]) -> Row:
+    """A task's held-out metrics: the mean reward, half the width of its 95 % interval, and the mean of each prompt's best sample.
+
+    The interval is 1.96 standard errors over prompts' means, because samples of one prompt are not independent. For rewards of
+    0 and 1 the best of k samples is pass@k. A prompt whose samples all failed is left out; without any the task has no metric.
+    """
+    outcomes = [[episode.outcome for episode in group.episodes if episode.status != "failed"] for group in groups]
+    means = np.array([np.mean(values) for values in outcomes if values])
+    if not len(means):
+        return {}
+    return {
+        f"eval/{name}/reward_mean": float(np.mean([value for values in outcomes for value in values])),
+        f"eval/{name}/reward_ci95": float(1.96 * means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else 0.0,
+        f"eval/{name}/best_of_k": float(np.mean([max(values) for values in outcomes if values])),
+    }
 
 
 def overlong_penalty(num_tokens: int, max_tokens: int, buffer: float) -> float:
@@ -165,10 +198,21 @@ def rollout_row(groups: Sequence[Group]) -> Row:
     return {
         "reward/mean": float(outcomes.mean()),
         "reward/std": float(outcomes.std()),
-        **{f"reward/{name}": float(np.mean([episode.scores[name] for episode in scored])) for name in names},
+        **{f"reward/{name}": float(np.mean([e.scores[name] for e in scored if name in e.scores])) for name in names},
+        **_task_rows(groups),
         "rollout/completion_tokens_mean": float(np.mean([episode.num_completion_tokens for episode in scored])),
         "rollout/truncated_fraction": float(np.mean([episode.status == "truncated" for episode in scored])),
         "rollout/groups_without_signal_fraction": float(np.mean([not group.has_signal for group in groups])),
         "rollout/episodes": len(episodes),
         "rollout/failed_fraction": 1 - len(scored) / len(episodes),
     }
+
+
+def _task_rows(groups: Sequence[Group]) -> Row:
+    """The mean reward of each task, where there are several."""
+    outcomes: dict[str, list[float]] = {}
+    for group in groups:
+        outcomes.setdefault(group.prompt.task, []).extend(e.outcome for e in group.episodes if e.status != "failed")
+    if len(outcomes) < 2:
+        return {}
+    return {f"reward/task/{task}": float(np.mean(values)) for task, values in sorted(outcomes.items()) if values}

@@ -35,18 +35,20 @@ def main() -> None:
     options = parser.parse_args()
     results = {}
     for name, case in CASES.items():
-        seconds: dict[str, list[float]] = {side: [] for side in (*TRL_SETTINGS, "ours")}
-        for seed in range(options.rounds):
-            with tempfile.TemporaryDirectory() as folder:
-                settings = {**case, "seed": seed, "steps": options.steps, "threads": os.cpu_count(), "folder": folder}
-                prompts = write_prompts(Path(folder), case["filler"])
-                for side, chosen in TRL_SETTINGS.items():
-                    seconds[side] += trl_steps(prompts, {**settings, **chosen})[1:]
-                seconds["ours"] += our_steps(prompts, settings)[1:]
+        turns = [one_turn({**case, "seed": seed, "steps": options.steps, "threads": os.cpu_count()}) for seed in range(options.rounds)]
+        seconds = {side: [value for turn in turns for value in turn[side][1:]] for side in turns[0]}
         medians = {side: statistics.median(values) for side, values in seconds.items()}
         results[name] = {"seconds": seconds, "medians": medians, "ratios": {side: medians[side] / medians["ours"] for side in TRL_SETTINGS}}
         print(json.dumps({name: results[name]}), file=sys.stderr, flush=True)
     print(json.dumps(results))
+
+
+def one_turn(settings: dict) -> dict[str, list[float]]:
+    """Seconds of each step, the first included, of each side after the other."""
+    with tempfile.TemporaryDirectory() as folder:
+        prompts = write_prompts(Path(folder), settings["filler"])
+        theirs = {side: trl_steps(prompts, {**settings, **chosen, "folder": folder}) for side, chosen in TRL_SETTINGS.items()}
+        return {**theirs, "ours": our_steps(prompts, {**settings, "folder": folder})}
 
 
 def write_prompts(folder: Path, filler: str) -> Path:

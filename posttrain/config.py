@@ -52,6 +52,7 @@ class TaskConfig:
     heldout_fraction: float = 0.25  # share of the distinct prompts kept for evaluation, chosen by their content
     system_prompt: str | None = None  # put before each prompt; default: what the model's chat template does
     rewards: dict[str, float] = field(default_factory=dict)  # reward name -> weight
+    share: float = 1.0  # of the prompts of a batch, in proportion to the other tasks' shares
 
 
 @dataclass
@@ -109,7 +110,7 @@ class RolloutConfig:
 class RewardsConfig:
     """How scores are computed; which rewards, a task says."""
 
-    num_processes: int = 8  # processes that score, started when the others are busy; a hung one holds up nothing but itself
+    num_processes: int = 8  # processes a task's rewards may have; another one starts when all are busy
     timeout_s: float = 30.0  # one reward on one episode; a process that takes longer is killed
     memory_gb: float = 4.0  # memory of a scoring process
     retries: int = 0  # further attempts at an episode whose scoring failed, before it leaves its group
@@ -153,6 +154,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
+    mixture: dict[str, TaskConfig] = field(default_factory=dict)  # more tasks beside task; task=[a,b,c] fills it
     algo: Any = MISSING  # an AlgoConfig; Any, because each algorithm brings its own subclass
     train: TrainConfig = field(default_factory=TrainConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -161,9 +163,14 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
 
+    @property
+    def tasks(self) -> list[TaskConfig]:
+        """All tasks of the run, `task` first."""
+        return [self.task, *self.mixture.values()]
+
 
 _POSITIVE = (
-    *("run.checkpoint_every", "run.keep_checkpoints", "model.context_tokens", "task.num_examples"),
+    *("run.checkpoint_every", "run.keep_checkpoints", "model.context_tokens"),
     *("train.steps", "train.lr", "train.max_grad_norm", "train.prompts_per_step", "train.minibatches"),
     *("train.microbatch_tokens", "train.head_chunk_mb", "rollout.max_completion_tokens", "rollout.max_turns"),
     *("rollout.temperature", "rollout.max_num_seqs", "rollout.kv_cache_gb", "cluster.num_engines", "cluster.num_learners"),
@@ -177,7 +184,6 @@ _NOT_NEGATIVE = (
 _CHOICES: dict[str, tuple[str | int, ...]] = {
     "model.dtype": ("bfloat16", "float32"),
     "model.attention": ("auto", "blocks", "flex"),
-    "task.source": ("reasoning_gym", "file"),
     "train.lr_schedule": ("constant", "linear", "cosine"),
     "train.zero_stage": (0, 1, 2, 3),
 }
@@ -187,11 +193,19 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{key: (known.__contains__, f"one of {', '.join(map(str, known))}") for key, known in _CHOICES.items()},
     "model.path": (bool, "a folder, a hub name or builtin:<name>"),
     "train.betas": (lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "two numbers from 0 to below 1"),
-    "task.heldout_fraction": (lambda share: 0 < share < 1, "a number between 0 and 1"),
-    "task.rewards": (lambda rewards: bool(rewards) and all(map(math.isfinite, rewards.values())), "at least one reward name: weight"),
     "rewards.max_failure_fraction": (lambda share: 0 <= share <= 1, "a share from 0 to 1"),
     "rollout.gpu_memory_utilization": (lambda share: 0 < share <= 1, "a number above 0 and at most 1"),
     "weights.canary_tolerance": (lambda value: value is None or (math.isfinite(value) and value > 0), "null or a number above 0"),
+}
+
+_TASK_RULES: dict[str, tuple[Callable[[TaskConfig], object], str]] = {
+    "source": (lambda task: task.source in ("reasoning_gym", "file"), "one of reasoning_gym, file"),
+    "num_examples": (lambda task: task.num_examples > 0, "a number above 0"),
+    "heldout_fraction": (lambda task: 0 < task.heldout_fraction < 1, "a number between 0 and 1"),
+    "rewards": (lambda task: task.rewards and all(map(math.isfinite, task.rewards.values())), "at least one reward name: weight"),
+    "share": (lambda task: math.isfinite(task.share) and task.share > 0, "a number above 0"),
+    "family": (lambda task: task.source != "reasoning_gym" or task.family, "a reasoning_gym dataset, such as chain_sum"),
+    "path": (lambda task: task.source != "file" or task.path, "a .jsonl or .parquet file, because of source=file"),
 }
 
 
@@ -204,7 +218,12 @@ def validate(config: Config) -> None:
         got = attrgetter(key)(config)
         if not holds(got):
             raise UserError(f"{key}={got}: expected {expected}")
-    train, task = config.train, config.task
+    for section, task in {"task": config.task, **{f"mixture.{name}": task for name, task in config.mixture.items()}}.items():
+        _validate_task(section, task)
+    names = [task.name for task in config.tasks]
+    if len(set(names)) < len(names):
+        raise UserError(f"tasks {', '.join(names)}: expected different names, which tell their metrics apart; set mixture.<task>.name")
+    train = config.train
     together = (
         (config.run.dir or not config.run.resume, "run.resume=true: needs run.dir=<the run to continue>"),
         (
@@ -224,10 +243,15 @@ def validate(config: Config) -> None:
             config.model.attention != "flex" or config.cluster.learner_gpus > 0,
             "model.attention=flex: needs cluster.learner_gpus, because FlexAttention trains on CUDA only; expected auto or blocks",
         ),
-        (task.source != "reasoning_gym" or task.family, "task.family=null: expected a reasoning_gym dataset, such as chain_sum"),
-        (task.source != "file" or task.path, "task.path=null: expected a .jsonl or .parquet file, because task.source=file"),
     )
     for holds_together, message in together:
         if not holds_together:
             raise UserError(message)
     config.algo.validate()
+
+
+def _validate_task(section: str, task: TaskConfig) -> None:
+    for key, (holds, expected) in _TASK_RULES.items():
+        if not holds(task):
+            got = vars(task)[key]
+            raise UserError(f"{section}.{key}={'null' if got is None else got}: expected {expected}")

@@ -43,8 +43,7 @@ class Console:
         table = Table(title=f"posttrain {config.algo.name}", show_header=False)
         rows = {
             "model": f"{config.model.path}, {config.model.dtype}",
-            "task": f"{config.task.name}: {len(inputs.train)} training prompts, {len(inputs.heldout)} held out",
-            "rewards": ", ".join(f"{weight:g} x {name}" for name, weight in config.task.rewards.items()),
+            **_task_rows(inputs),
             "rollout batch": f"{train.prompts_per_step} prompts x group of {group_size} = {train.prompts_per_step * group_size} episodes",
             "completion": f"up to {config.rollout.max_completion_tokens} tokens in {config.rollout.max_turns} turn(s), "
             f"temperature {config.rollout.temperature:g}",
@@ -53,7 +52,8 @@ class Console:
             "micro-batch": f"up to {train.microbatch_tokens} packed tokens",
             "processes": f"{engines.count} engine(s) x {engines.cpus} threads {engines.gpus} GPUs, "
             f"{learners.count} learner(s) x {learners.cpus} threads {learners.gpus} GPUs",
-            "evaluation": f"{min(config.eval.num_prompts, len(inputs.heldout))} prompts x {config.eval.samples_per_prompt} samples",
+            "evaluation": f"{sum(min(config.eval.num_prompts, len(task.heldout)) for task in inputs.tasks.values())} prompts "
+            f"x {config.eval.samples_per_prompt} samples",
             "seed": str(config.run.seed),
             "files": str(folder),
         }
@@ -96,6 +96,17 @@ class Console:
     def say(self, text: str) -> None:
         """A line of its own."""
         self._out.print(text)
+
+
+def _task_rows(inputs: Inputs) -> dict[str, str]:
+    """What is trained on: one line a task, with its share where there are several."""
+    total = sum(task.config.share for task in inputs.tasks.values())
+    rows = {}
+    for name, task in inputs.tasks.items():
+        share = f"{task.config.share / total:.0%} of each batch, " if len(inputs.tasks) > 1 else ""
+        rewards = ", ".join(f"{weight:g} x {reward}" for reward, weight in task.config.rewards.items())
+        rows[f"task {name}"] = f"{share}{len(task.train)} training prompts, {len(task.heldout)} held out; {rewards}"
+    return rows
 
 
 def _clock(seconds: float) -> str:

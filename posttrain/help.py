@@ -70,7 +70,8 @@ def _sections(algorithms: Iterable[type[AlgoConfig]]) -> Iterator[tuple[str, lis
     hints: dict[str, type] = get_type_hints(Config)
     for section in fields(Config):
         kind = hints[section.name]
-        yield section.name, list(algorithms) if section.name == "algo" else [kind]
+        if section.name == "algo" or is_dataclass(kind):
+            yield section.name, list(algorithms) if section.name == "algo" else [kind]
 
 
 def _keys_of(kind: type, section: str) -> list[Key]:
@@ -104,7 +105,7 @@ def _group_lines(algorithms: Iterable[str], config_dir: str | None) -> list[str]
     for folder in (CONFIGS, Path(config_dir)) if config_dir else (CONFIGS,):
         for file in folder.glob("*/*.yaml"):
             choices.setdefault(file.parent.name, set()).add(file.stem)
-    lines = ["Groups (<group>=<choice>)"]
+    lines = ["Groups (<group>=<choice>; task=[a,b] mixes tasks, and mixture.b.share=2 is then the second one's key task.share)"]
     for group, names in choices.items():
         default = taken.get(group, "none, add with +")
         note = "required" if default == MISSING else f"default {default}"

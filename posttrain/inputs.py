@@ -1,10 +1,11 @@
 """Everything a run needs that can be wrong, checked before anything is started or written."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from posttrain.builtin_models import resolve
-from posttrain.config import Config
+from posttrain.config import Config, TaskConfig
 from posttrain.data.sources import load_task
 from posttrain.errors import UserError
 from posttrain.model import load_tokenizer, max_context_tokens
@@ -15,46 +16,64 @@ from posttrain.weights import DEFAULT_TOLERANCE, canary_token_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
-    """A run's prompts as tokens, its rewards, and its model as a path that transformers and vLLM take."""
+class TaskInputs:
+    """A task's prompts as tokens, and its rewards."""
 
-    model_path: str
+    config: TaskConfig
     train: list[RenderedPrompt]
     heldout: list[RenderedPrompt]
     rewards: RewardManager
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """A run's tasks by name, and its model as a path that transformers and vLLM take; `close` ends the scoring processes."""
+
+    model_path: str
+    tasks: dict[str, TaskInputs]
     canary: IntArray
     canary_tolerance: float
 
+    def close(self) -> None:
+        """Ends the scoring processes."""
+        for task in self.tasks.values():
+            task.rewards.close()
+
 
 def prepare(config: Config) -> Inputs:
-    """Loads task, rewards and tokenizer and renders every prompt.
+    """Loads tasks, rewards and tokenizer and renders every prompt.
 
     Raises:
         UserError: whatever of these is missing, malformed or too long.
     """
-    rewards = RewardManager(config.task.rewards, config.rewards)
-    task = load_task(config.task)
-    if config.train.prompts_per_step > len(task.train):
-        raise UserError(
-            f"train.prompts_per_step={config.train.prompts_per_step}: task {task.name} has only {len(task.train)} training prompts"
+    with ExitStack() as started:
+        managers = [started.enter_context(RewardManager(task.rewards, config.rewards)) for task in config.tasks]
+        data = [load_task(task) for task in config.tasks]
+        num_prompts = sum(len(task.train) for task in data)
+        if config.train.prompts_per_step > num_prompts:
+            raise UserError(
+                f"train.prompts_per_step={config.train.prompts_per_step}: "
+                f"{' and '.join(task.name for task in data)} has only {num_prompts} training prompts"
+            )
+        model_path = resolve(config.model.path)
+        tokenizer = load_tokenizer(model_path)
+        longest = max_context_tokens(model_path)
+        if config.model.context_tokens > longest:
+            raise UserError(f"model.context_tokens={config.model.context_tokens}: {config.model.path} takes {longest} at most")
+        renderer = Renderer(tokenizer)
+        tasks = {}
+        for settings, prompts, manager in zip(config.tasks, data, managers, strict=True):
+            train, heldout = ([(prompt, renderer.prompt(prompt.messages)) for prompt in half] for half in (prompts.train, prompts.heldout))
+            _check_lengths([*train, *heldout], config)
+            tasks[settings.name] = TaskInputs(config=settings, train=train, heldout=heldout, rewards=manager)
+        tolerance = config.weights.canary_tolerance
+        started.pop_all()  # from here on they are the caller's to close
+        return Inputs(
+            model_path=model_path,
+            tasks=tasks,
+            canary=canary_token_ids(tokenizer),
+            canary_tolerance=DEFAULT_TOLERANCE[config.model.dtype] if tolerance is None else tolerance,
         )
-    model_path = resolve(config.model.path)
-    tokenizer = load_tokenizer(model_path)
-    longest = max_context_tokens(model_path)
-    if config.model.context_tokens > longest:
-        raise UserError(f"model.context_tokens={config.model.context_tokens}: {config.model.path} takes {longest} at most")
-    renderer = Renderer(tokenizer)
-    rendered = [(prompt, renderer.prompt(prompt.messages)) for prompt in [*task.train, *task.heldout]]
-    _check_lengths(rendered, config)
-    tolerance = config.weights.canary_tolerance
-    return Inputs(
-        model_path=model_path,
-        train=rendered[: len(task.train)],
-        heldout=rendered[len(task.train) :],
-        rewards=rewards,
-        canary=canary_token_ids(tokenizer),
-        canary_tolerance=DEFAULT_TOLERANCE[config.model.dtype] if tolerance is None else tolerance,
-    )
 
 
 def _check_lengths(rendered: Sequence[RenderedPrompt], config: Config) -> None:

@@ -32,7 +32,8 @@ def explain(error: Exception, algorithms: Mapping[str, type[AlgoConfig]], overri
     located = next((cause for cause in _causes(error) if isinstance(cause, OmegaConfBaseException) and cause.full_key), None)
     if located is None:
         return str(error)
-    key, chosen = located.full_key or "", located.object_type
+    # The tasks of a mixture have the keys of `task`.
+    key, chosen = re.sub(r"^mixture\.[^.]+\.", "task.", located.full_key or ""), located.object_type
     kinds = [chosen] if isinstance(chosen, type) and issubclass(chosen, AlgoConfig) else list(algorithms.values())
     keys = known_keys(kinds)
     if isinstance(located, MissingMandatoryValue):

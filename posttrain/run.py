@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 the run failed, 2 a mistake in the command or its files, 1
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 
@@ -116,8 +117,23 @@ def _read_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     if unknown:
         raise UserError(f"unknown option {unknown[0]}; --help lists the options, and a key is set as <key>=<value>")
     overrides = [*options.overrides, *rest]
-    sys.argv[1:] = [*overrides, *(word for word in argv if word not in overrides)]
-    return options, overrides
+    spread = [part for override in overrides for part in _spread_tasks(override)]
+    sys.argv[1:] = [*spread, *(word for word in argv if word not in overrides)]
+    return options, spread
+
+
+def _spread_tasks(override: str) -> list[str]:
+    """`task=[a,b]` becomes the task a and, in the mixture beside it, b; anything else stays as it is.
+
+    Raises UserError: a name stands twice.
+    """
+    listed = re.fullmatch(r"task=\[(.*)\]", override)
+    if listed is None:
+        return [override]
+    names = [name.strip() for name in listed[1].split(",")]
+    if len(set(names)) < len(names) or not all(names):
+        raise UserError(f"{override}: expected names of tasks, each once")
+    return [f"task={names[0]}", *(f"+task@mixture.{name}={name}" for name in names[1:])]
 
 
 def _register(algorithms: dict[str, type[AlgoConfig]], scratch: str) -> None:

@@ -9,6 +9,7 @@ import inspect
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from rich.table import Table
 from posttrain import plugins
 from posttrain.config import RewardsConfig
 from posttrain.errors import RunError, UserError, nearest
+from posttrain.rewards.calibration import calibrate
 from posttrain.rewards.manager import RewardManager
-from posttrain.rewards.process import ENTRY_POINTS
+from posttrain.rewards.process import ENTRY_POINTS, construct
 from posttrain.types import Episode, Group, Prompt, Turn
 
 
@@ -36,9 +38,15 @@ def main(arguments: Sequence[str]) -> int:
     score.add_argument("--file", required=True, type=Path, metavar="FILE")
     score.add_argument("--timeout", type=float, default=RewardsConfig().timeout_s, metavar="SECONDS", help="for each row")
     score.add_argument("--out", type=Path, metavar="FILE", help="write each row with its score, details or failure as JSONL")
+    judge = commands.add_parser("calibrate", help="how far a judge can be trusted, on a JSONL file with labels")
+    judge.add_argument("--reward", required=True, metavar="NAME")
+    judge.add_argument("--file", required=True, type=Path, metavar="FILE")
+    judge.add_argument("--threshold", type=float, default=0.5, help="a score from here on means good (default 0.5)")
+    judge.add_argument("--threads", type=int, default=8, help="rows under way at once (default 8)")
     options = parser.parse_args(arguments)
+    known = {"list": list_rewards, "show": show_reward, "score": score_file, "calibrate": calibrate_judge}
     try:
-        {"list": list_rewards, "show": show_reward, "score": score_file}[options.command](options)
+        known[options.command](options)
     except (UserError, RunError) as error:
         print(f"posttrain.rewards: {error}", file=sys.stderr)
         return 2
@@ -77,6 +85,21 @@ def score_file(options: argparse.Namespace) -> None:
     if options.out:
         judged = [{**row, "score": e.scores.get(options.reward), "failure": e.failure} for row, e in zip(rows, episodes, strict=True)]
         options.out.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in judged))
+
+
+def calibrate_judge(options: argparse.Namespace) -> None:
+    """Accuracy, AUC and calibration error, and what was abstained from or failed."""
+    rows = read_rows(options.file)
+    if any(row.get("label") not in (0, 1) for row in rows):
+        raise UserError(f"{options.file}: expected a `label` of 0 or 1 in every row")
+    reward = construct(options.reward)
+    groups = [_group(row, index) for index, row in enumerate(rows)]
+    cases = [(group.prompt, group.episodes[0], bool(row["label"])) for group, row in zip(groups, rows, strict=True)]
+    found = calibrate(reward, cases, options.threshold, options.threads)
+    table = Table("", "value", title=f"reward {options.reward} against labels")
+    for name, value in asdict(found).items():
+        table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
+    Console(markup=False, highlight=False).print(table)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

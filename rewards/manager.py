@@ -20,6 +20,7 @@ from posttrain.rewards.process import ENTRY_POINTS
 from posttrain.types import Episode, Group, Prompt
 
 MIN_JUDGED = 20  # episodes before a share of failures means anything
+COUNTED = ("scored", "abstained", "error", "timeout", "crash", "retried")
 WINDOW = 500  # the latest episodes only, so that an outage shows as soon late in a run as at its start
 
 
@@ -28,7 +29,7 @@ class RewardManager:
 
     weights: reward name -> weight in the sum; with weight 0 the score is recorded and the reward is without it.
     A share of failures above `max_failure_fraction` among the latest 500 episodes ends the run, once there were 20.
-    Abstentions are counted, not limited. counts: episodes since construction, by scored, abstained, error, timeout and crash.
+    Abstentions are counted, not limited. counts: episodes since construction, by what became of them (`COUNTED`).
     """
 
     def __init__(self, weights: dict[str, float], settings: RewardsConfig | None = None) -> None:
@@ -93,11 +94,11 @@ class RewardManager:
             self._settle(episode, judgements)
             self._check_failures()
 
-    def take_counts(self) -> dict[str, float]:
-        """Counts since the last time, as metrics."""
+    def take_counts(self) -> Counter[str]:
+        """Counts since the last time."""
         new = self.counts - self._taken
         self._taken = self.counts.copy()
-        return {f"rewards/{name}": float(new[name]) for name in ("scored", "abstained", "error", "timeout", "crash")}
+        return new
 
     def _settle(self, episode: Episode, judgements: dict[str, Judgement]) -> None:
         scores = {name: judgement for name, judgement in judgements.items() if isinstance(judgement, Score)}

@@ -32,10 +32,7 @@ class ScoringProcess:
     """One process and the socket to it."""
 
     def __init__(self, names: Sequence[str], memory_gb: float) -> None:
-        """Starts it and waits until its rewards are constructed.
-
-        Raises UserError: a reward cannot be. RunError: it died or is not done after two minutes.
-        """
+        """Starts it; `wait_until_ready` comes next."""
         ours, theirs = socket.socketpair()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "posttrain.rewards.process", str(theirs.fileno()), str(memory_gb), *names]
@@ -45,22 +42,28 @@ class ScoringProcess:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         self._connection: Connection[Any, Any] = Connection(ours.detach())
+        self.names = list(names)
         self.num_judged = 0
-        problem = self._receive(START_S)
-        if problem is None:
-            return
-        self.kill()
-        raise UserError(problem.reason) if problem.is_mistake else RunError(f"a process for rewards {', '.join(names)}: {problem.reason}")
 
-    def judge(self, prompt: Prompt, episode: Episode, names: Sequence[str], timeout_s: float) -> dict[str, Judgement]:
+    def wait_until_ready(self) -> None:
+        """Until its rewards are constructed.
+
+        Raises UserError: one of them cannot be. RunError: it died, or is not done after two minutes.
+        """
+        problem = self._receive(START_S)
+        if problem is not None:
+            text = f"a process for rewards {', '.join(self.names)}: {problem.reason}"
+            raise UserError(problem.reason) if problem.is_mistake else RunError(text)
+
+    def judge(self, prompt: Prompt, episode: Episode, timeout_s: float) -> dict[str, Judgement]:
         """Judgements by reward, up to the first that is not a score; after a timeout or a crash it has been killed."""
         self.num_judged += 1
         judgements: dict[str, Judgement] = {}
         try:
             self._connection.send((prompt, episode))
         except OSError:
-            return {names[0]: self._crashed()}
-        for name in names:
+            return {self.names[0]: self._crashed()}
+        for name in self.names:
             judgements[name] = judgement = self._receive(timeout_s)
             if not isinstance(judgement, Score):
                 break
@@ -72,10 +75,14 @@ class ScoringProcess:
         return self._process.poll() is None and self.num_judged < MAX_EPISODES
 
     def kill(self) -> None:
-        """Ends it with everything that it started in its session."""
+        """Ends it with everything that it started in its session; from any thread."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def close(self) -> None:
+        """Ends it and closes the socket; from the thread that talks to it."""
+        self.kill()
         self._connection.close()
 
     def _receive(self, timeout_s: float) -> Any:
@@ -128,13 +135,15 @@ class ScoringPool:
         with self._lock:
             self._is_closed = True
             alive = list(self._alive)
-        self._threads.shutdown(wait=False, cancel_futures=True)
         for process in alive:
             process.kill()
+        self._threads.shutdown(cancel_futures=True)
+        for process in alive:
+            process.close()
 
     def _judge(self, prompt: Prompt, episode: Episode) -> dict[str, Judgement]:
         process = self._take()
-        judgements = process.judge(prompt, episode, self.names, self.timeout_s)
+        judgements = process.judge(prompt, episode, self.timeout_s)
         if process.is_usable:
             self._idle.put(process)
         else:
@@ -151,15 +160,19 @@ class ScoringPool:
             return self._start()
 
     def _start(self) -> ScoringProcess:
-        process = ScoringProcess(self.names, self.memory_gb)
         with self._lock:
+            if self._is_closed:
+                raise RunError("the scoring pool is closed")
+            process = ScoringProcess(self.names, self.memory_gb)
             self._alive.add(process)
-            if not self._is_closed:
-                return process
-        self._end(process)
-        raise RunError("the scoring pool is closed")
+        try:
+            process.wait_until_ready()
+        except (UserError, RunError):
+            self._end(process)
+            raise
+        return process
 
     def _end(self, process: ScoringProcess) -> None:
-        process.kill()
+        process.close()
         with self._lock:
             self._alive.discard(process)

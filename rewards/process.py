@@ -2,7 +2,7 @@
 
 It is started, watched and killed by `posttrain.rewards.pool`, over the socket with the file descriptor FD. What it sends is
 plain data, so that the driver never imports a reward's module. A reward that hangs, crashes, prints or eats memory does so
-here. This is the one place where a reward's exceptions are caught.
+here, and here its exceptions become failures.
 
 Protocol: first None, or a `Failure` to construct a reward; then, for each (prompt, episode) that comes, one `Score`, `Abstain`
 or `Failure` for each reward in order, ending early after the first that is not a score.

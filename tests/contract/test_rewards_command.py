@@ -56,3 +56,14 @@ def test_mistakes_are_one_line(tmp_path: Path, arguments: list[str], rows: list[
     result = run("score", *arguments, "--file", str(path))
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("posttrain.rewards: ") and line in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_judge_is_calibrated_against_labels(tmp_path: Path) -> None:
+    # `exact` as a judge of completions: right on 3 of 4 labels; AUC = (2 wins + 1 tie at half + 0.5) / 4.
+    rows = [{"completion": text, "answer": "5", "label": label} for text, label in (("5", 1), ("6", 1), ("6", 0), ("7", 0))]
+    result = run("calibrate", "--reward", "exact", "--file", str(write(tmp_path / "rows.jsonl", rows)))
+    assert result.returncode == 0, result.stderr
+    table = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in result.stdout.splitlines() if line.startswith("│")}
+    assert (table["accuracy"], table["auc"], table["num scored"]) == ("0.7500", "0.7500", "4")
+    unlabelled = run("calibrate", "--reward", "exact", "--file", str(write(tmp_path / "rows.jsonl", ROWS)))
+    assert unlabelled.returncode == 2 and "expected a `label` of 0 or 1 in every row" in unlabelled.stderr

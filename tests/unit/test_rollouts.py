@@ -1,5 +1,6 @@
 """Rollout batches: refill, what is left out, the length penalty. The engines here answer from a list of outcomes."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -34,13 +35,15 @@ class Answers:
 
 def rollouts(algo, engines, prompts_per_step=2, num_prompts=10):
     prompts = [(Prompt(id=str(i), task="t", messages=[], reference=None), np.zeros(1, np.int64)) for i in range(num_prompts)]
-    inputs = SimpleNamespace(train=prompts, heldout=prompts[:1], rewards=SimpleNamespace(score=lambda group: None))
+    judged = SimpleNamespace(submit=lambda group: None, finish=lambda: None, take_counts=lambda: Counter(scored=1))
+    settings = TaskConfig(name="t", rewards={"a": 1.0})
+    inputs = SimpleNamespace(tasks={"t": SimpleNamespace(config=settings, train=prompts, heldout=prompts[:1], rewards=judged)})
     config = Config(
         algo=algo,
         run=RunConfig(seed=3),
         train=TrainConfig(prompts_per_step=prompts_per_step),
         rollout=RolloutConfig(max_completion_tokens=10),
-        task=TaskConfig(name="t", rewards={"a": 1.0}),
+        task=settings,
     )
     console = SimpleNamespace(phase=lambda text: None, evaluation=lambda when, values: None)
     return Rollouts(config=config, algo=algo, inputs=inputs, engines=engines, console=console, timer=Timer())

@@ -117,7 +117,7 @@ def test_what_hangs_or_dies_costs_one_episode_and_one_time_out(manager):
     scored = group("plain 1", "hang", "segfault", "plain 0", "leave", "hang", "plain 0.5")
     started = time.monotonic()
     wild.score(scored)
-    assert time.monotonic() - started < 4  # both time-outs at the same time, and the start of new processes
+    assert time.monotonic() - started < 8  # both time-outs at the same time, and the start of new processes
     assert [episode.failure for episode in scored.episodes] == [
         None,
         "reward wild: no answer within 1 s",
@@ -129,7 +129,7 @@ def test_what_hangs_or_dies_costs_one_episode_and_one_time_out(manager):
     ]
     assert [episode.reward for episode in scored.episodes if episode.status == "complete"] == [1, 0, 0.5]
     assert wild.counts == {"scored": 3, "timeout": 2, "crash": 2}
-    assert wild.take_counts()["rewards/timeout"] == 2 and wild.take_counts()["rewards/timeout"] == 0
+    assert wild.take_counts()["timeout"] == 2 and wild.take_counts()["timeout"] == 0
 
 
 def test_memory_is_limited(manager):
