@@ -22,11 +22,14 @@ from pathlib import Path
 from typing import Literal
 
 from posttrain.builtin_models import cache_folder
+from posttrain.errors import UserError
+from posttrain.rewards import sandbox
 
 CLONE = Path(__file__).resolve().parent.parent
 GB = 1e9
 DEADLINE_S = 180
 OLD_SESSIONS = 50
+SANDBOX_MEND = "needs Linux 5.13 or later with Landlock and seccomp, or a container that may make namespaces (docker run --privileged)"
 INSTALL = "make setup, or pip install --no-deps -r requirements/cpu.txt"
 
 
@@ -198,6 +201,19 @@ def check_ray_leftovers() -> Check:
     return Check(name="ray leftovers", status="ok", found=f"no processes, {sessions} old sessions in {folder}")
 
 
+def check_sandbox() -> Check:
+    """Which protections code that a model wrote would run under; the rewards that run none do without."""
+    try:
+        found = sandbox.protections()
+    except (UserError, RuntimeError, OSError) as error:
+        return Check(name="sandbox", status="warn", found=f"none, so no reward runs code: {error}", mend=SANDBOX_MEND)
+    active = f"{', '.join(found.active)}; not here: {', '.join(found.inactive) or 'nothing'}"
+    if found.ways_out:
+        ways = f"code could reach {' and '.join(found.ways_out)}, so no reward runs any; active: {active}"
+        return Check(name="sandbox", status="warn", found=ways, mend=f"{SANDBOX_MEND}; {sandbox.ALLOW_WEAK}=1 runs it all the same")
+    return Check(name="sandbox", status="ok", found=active)
+
+
 def run_probe(probe: Probe) -> Check:
     """Runs a probe's lines in a fresh interpreter; a crash, an exception and silence are all failures."""
     try:
@@ -245,6 +261,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     check_compiler,
     check_smollm2,
     check_ray_leftovers,
+    check_sandbox,
     *(partial(run_probe, probe) for probe in PROBES),
 )
 

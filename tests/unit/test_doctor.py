@@ -4,6 +4,7 @@ import pytest
 
 from posttrain import doctor
 from posttrain.doctor import Check, Probe
+from posttrain.rewards.sandbox import Protections
 
 
 def check(code: str) -> Check:
@@ -53,3 +54,25 @@ def test_versions_are_compared_with_the_pins(monkeypatch: pytest.MonkeyPatch) ->
     assert result.status == "warn"
     assert "absent" in result.found and result.mend.endswith("pip install --no-deps -r requirements/cpu.txt")
     assert "torch 2" not in result.found
+
+
+def test_the_sandboxs_protections_are_listed() -> None:
+    result = doctor.check_sandbox()
+    assert result.status == "ok"
+    assert "no new privileges, " in result.found and "; not here: " in result.found
+
+
+def test_a_sandbox_with_a_way_out_is_a_warning_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    weak = Protections(active=("resource limits",), inactive=("landlock",), ways_out=("the network", "files outside its folder"))
+    monkeypatch.setattr(doctor.sandbox, "protections", lambda: weak)
+    result = doctor.check_sandbox()
+    assert result.status == "warn" and "POSTTRAIN_ALLOW_WEAK_SANDBOX=1" in result.mend
+    assert result.found.startswith("code could reach the network and files outside its folder, so no reward runs any")
+
+
+def test_a_sandbox_that_does_not_start_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Protections:
+        raise RuntimeError("the sandbox did not start: no memory")
+
+    monkeypatch.setattr(doctor.sandbox, "protections", broken)
+    assert doctor.check_sandbox().found == "none, so no reward runs code: the sandbox did not start: no memory"
