@@ -1,0 +1,38 @@
+"""A run of two tasks: shares, metrics a task, and the same prompts after a resume."""
+
+import json
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+
+from posttrain.metrics import read_rows
+
+MIX = ("task=[arithmetic,differences]", "mixture.differences.share=3", "+mixture.differences.rewards.vowels=0.5")
+
+
+def prompts(folder, step):
+    rows = pq.read_table(folder / "episodes" / f"step_{step:06d}.parquet").to_pylist()
+    return [(row["task"], row["prompt_id"]) for row in rows], rows
+
+
+def test_two_tasks_in_one_run_and_after_a_resume(start):
+    whole = start("whole", *MIX, "train.steps=2")
+    assert whole.finish().code == 0, whole.err.read_text()
+    for step in (1, 2):
+        sampled, episodes = prompts(whole.folder, step)
+        assert Counter(task for task, _ in sampled) == {"arithmetic": 16, "differences": 48}
+    by_task = {row["task"]: row for row in episodes}
+    assert json.loads(by_task["arithmetic"]["weights"]) == {"numeric": 1.0, "vowels": 1.0}
+    assert json.loads(by_task["differences"]["weights"]) == {"numeric": 1.0, "vowels": 0.5}
+    first, last = read_rows(whole.folder / "metrics.jsonl")
+    for row in (first, last):
+        assert {f"eval/{task}/reward_mean" for task in by_task} | {f"reward/task/{task}" for task in by_task} <= row.keys()
+        assert row["reward/mean"] == pytest.approx(0.25 * row["reward/task/arithmetic"] + 0.75 * row["reward/task/differences"])
+        assert row["rewards/error"] == row["rewards/timeout"] == row["rewards/crash"] == 0
+    assert last["rewards/scored"] == 64
+    halved = start("halved", *MIX, "train.steps=1")
+    assert halved.finish().code == 0, halved.err.read_text()
+    resumed = start("halved", *MIX, "train.steps=2", "run.resume=true")
+    assert resumed.finish().code == 0, resumed.err.read_text()
+    assert prompts(halved.folder, 2)[0] == prompts(whole.folder, 2)[0]
