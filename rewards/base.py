@@ -49,8 +49,7 @@ from posttrain.types import Episode, Prompt
 class Score:
     """A number with the reasons for it.
 
-    details: what the number is made of, for whoever calls the reward directly, such as its author's tests; the episode
-    keeps the value alone.
+    details: what the number is made of; kept as JSON in the episode file. What JSON cannot say becomes its text.
     """
 
     value: float

@@ -17,6 +17,8 @@ TINY = [
 ]
 
 VOWELS = '''
+import hashlib, os, signal
+
 from posttrain.rewards.base import Reward
 
 class Vowels(Reward):
@@ -24,6 +26,21 @@ class Vowels(Reward):
 
     def score(self, prompt, episode):
         return sum(letter in "aeiou" for letter in episode.text) / max(1, len(episode.text))
+
+def fault(text):
+    """Of a hundred texts, five hang a reward and two end its process."""
+    place = int(hashlib.md5(text.encode()).hexdigest(), 16) % 100
+    return "hang" if place < 5 else "crash" if place < 7 else None
+
+class Faulty(Reward):
+    """Fails as `fault` says."""
+
+    def score(self, prompt, episode):
+        while fault(episode.text) == "hang":
+            pass
+        if fault(episode.text) == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return 0.5
 '''
 
 
@@ -93,7 +110,7 @@ def environment(tmp_path_factory):
     info = site / "vowel_rewards-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vowel-rewards\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[posttrain.rewards]\nvowels = vowel_rewards:Vowels\n")
+    (info / "entry_points.txt").write_text("[posttrain.rewards]\nvowels = vowel_rewards:Vowels\nfaulty = vowel_rewards:Faulty\n")
     (site / "vowel_rewards.py").write_text(VOWELS)
     # The lock that a process killed while DeepSpeed compiles leaves behind; whoever waits for it waits for ever.
     (site / "torch_extensions" / "deepspeed_shm_comm").mkdir(parents=True)
