@@ -18,6 +18,7 @@ import numpy as np
 from posttrain.algorithms.base import PolicyGradientConfig
 from posttrain.algorithms.corrections import kept_tokens
 from posttrain.algorithms.rollouts import RolloutBatch, Rollouts
+from posttrain.builtin_models import resolve
 from posttrain.checkpoint import CheckpointStore
 from posttrain.cluster import Cluster
 from posttrain.config import Config
@@ -25,6 +26,7 @@ from posttrain.console import Console
 from posttrain.episodes import write_episodes
 from posttrain.fleet import Engines, Learners, publish
 from posttrain.inputs import Inputs, prepare
+from posttrain.judge_service import JudgeService
 from posttrain.learner_spec import LearnerSpec
 from posttrain.metrics import MetricsWriter
 from posttrain.packing import leave_out, pack
@@ -57,12 +59,16 @@ def train(config: Config, algo: PolicyGradientConfig) -> None:
         UserError: something in the configuration, the data or the model cannot work; nothing was started or written.
         RunError: a part failed on the way.
     """
+    judge_path = None if config.rewards.judge_model is None else resolve(config.rewards.judge_model)
+    judge = JudgeService(judge_path, deadline_s=config.cluster.deadline_s)
     inputs = prepare(config)
     folder = run_folder(config)
-    cluster, console = Cluster(config.cluster, folder.absolute() / "logs"), Console(config.train.steps)
-    with closing(inputs), cluster, console:
+    logs = folder.absolute() / "logs"
+    with closing(inputs), judge, Cluster(config.cluster, logs) as cluster, Console(config.train.steps) as console:
         write_config(folder, config)
         console.plan(config, inputs, cluster, folder)
+        console.phase("starting the judge")
+        judge.start(logs)
         timer = Timer()
         engines = Engines(cluster, lambda threads: _engine_spec(config, inputs, threads))
         run = Run(

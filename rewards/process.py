@@ -4,8 +4,8 @@ It is started, watched and killed by `posttrain.rewards.pool`, over the socket w
 plain data, so that the driver never imports a reward's module. A reward that hangs, crashes, prints or eats memory does so
 here, and here its exceptions become failures.
 
-Protocol: first None, or a `Failure` to construct a reward; then, for each (prompt, episode) that comes, one `Score`, `Abstain`
-or `Failure` for each reward in order, ending early after the first that is not a score.
+Protocol: first None, or a `Failure` to construct a reward; then, for each (prompt, episode) that comes, one (judgement, usage) for
+each reward in order, ending early after the first that is not a `Score`.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import math
 import resource
 import signal
 import sys
+import time
 from multiprocessing.connection import Connection
 from numbers import Real
 from typing import Any
@@ -47,8 +48,8 @@ def main(descriptor: int, memory_gb: float, names: list[str]) -> None:
         except EOFError:
             return
         for reward in rewards:
-            judgement = judge(reward, prompt, episode)
-            connection.send(judgement)
+            judgement, usage = measured(reward, prompt, episode)
+            connection.send((judgement, usage))
             if not isinstance(judgement, Score):
                 break
 
@@ -68,6 +69,14 @@ def construct(name: str) -> Reward:
     except Exception as error:  # as in plugins.load: a plug-in that cannot start is its author's to mend
         text = " ".join(str(error).split())
         raise UserError(f"{plugins.describe(ENTRY_POINTS, name)} cannot be constructed: {type(error).__name__}: {text}") from error
+
+
+def measured(reward: Reward, prompt: Prompt, episode: Episode) -> tuple[Judgement, dict[str, float]]:
+    """A judgement, the seconds that it took, and what else the reward counts."""
+    before, started = reward.usage(), time.monotonic()
+    judgement = judge(reward, prompt, episode)
+    spent = {name: float(total) - before.get(name, 0.0) for name, total in reward.usage().items()}
+    return judgement, {"seconds": time.monotonic() - started, **spent}
 
 
 def judge(reward: Reward, prompt: Prompt, episode: Episode) -> Judgement:

@@ -71,6 +71,9 @@ class Wild(Reward):
         open(value, "w").close()
         raise OSError("the first time")
 
+    def usage(self):
+        return {"num_scored": self.num_scored}
+
     async def later(self, value):
         await asyncio.sleep(0.01)
         return Score(0.5, {"waited": {1, 2}})
@@ -177,6 +180,16 @@ def test_a_failed_episode_is_tried_again_by_choice(manager, tmp_path):
     wild.score(scored)
     assert [episode.failure for episode in scored.episodes] == [None, "reward wild: its process died with exit code 3"]
     assert wild.counts == {"retried": 2, "scored": 1, "crash": 1}
+
+
+def test_what_scoring_took_is_counted(manager):
+    wild = manager(num_processes=2)
+    wild.score(group(*["sleep 0.1"] * 4, "leave"))
+    counts = wild.take_counts()
+    assert (counts["scored"], counts["crash"], counts["wild/num_scored"]) == (4, 1, 4)
+    assert 0.4 <= counts["wild/seconds"] < 2
+    wild.score(group("plain 1"))
+    assert wild.take_counts()["wild/num_scored"] == 1
 
 
 def test_scoring_goes_on_while_the_driver_does_other_things(manager):

@@ -1,0 +1,35 @@
+"""A judge of the run's own: a second model that vLLM serves as long as the run lasts."""
+
+import json
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from posttrain.metrics import read_rows
+
+
+def test_a_local_judge_scores_the_answers_and_ends_with_the_run(start):
+    small = ("train.steps=1", "train.prompts_per_step=2", "algo.group_size=2", "eval.num_prompts=1", "eval.samples_per_prompt=1")
+    running = start("judged", "rewards.judge_model=builtin:smollm2", "+task.rewards.judge_rubric=1.0", *small)
+    assert running.finish().code == 0, running.err.read_text()
+    (row,) = read_rows(running.folder / "metrics.jsonl")
+    assert row["rewards/scored"] + row["rewards/abstained"] == 5 and row["rewards/scored"] >= 3
+    episodes = pq.read_table(running.folder / "episodes" / "step_000001.parquet").to_pylist()
+    grades = [json.loads(json.loads(episode["score_details"])["judge_rubric"]) for episode in episodes if episode["failure"] is None]
+    assert grades and all(set(grade) == {"helpful", "correct", "clear"} for grade in grades)
+    assert not servers()
+
+
+@pytest.mark.slow
+def test_the_judge_does_not_outlive_a_killed_driver(start):
+    running = start("killed", "rewards.judge_model=builtin:smollm2", "+task.rewards.judge_rubric=1.0", "train.steps=50")
+    assert running.wait_for(lambda: (running.folder / "episodes").exists())
+    assert servers()
+    running.kill()
+    assert not servers()
+
+
+def servers():
+    """Processes of a judge's server."""
+    return [process for process in psutil.process_iter(["cmdline"]) if "api_server" in " ".join(process.info["cmdline"] or [])]
