@@ -1,4 +1,4 @@
-"""TRL and posttrain in alternation: `python benchmarks/against_trl.py [--rounds 2]` prints seconds a step and their ratio as JSON.
+"""TRL and posttrain in alternation: `python benchmarks/against_trl.py [--rounds 2] [--only 64]` prints seconds a step as JSON.
 
 The same SmolLM2 weights in bf16, prompts, number of completions, token limit and optimizer steps, each in a process of its
 own, one after the other in turns. A step is the wall time from one optimizer step's end to the next: sampling, scoring,
@@ -32,9 +32,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=2, help="turns each of the two gets")
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps a process, the first left out")
+    parser.add_argument("--only", default="", help="cases whose names hold this text")
     options = parser.parse_args()
     results = {}
-    for name, case in CASES.items():
+    for name, case in ((name, case) for name, case in CASES.items() if options.only in name):
         turns = [one_turn({**case, "seed": seed, "steps": options.steps, "threads": os.cpu_count()}) for seed in range(options.rounds)]
         seconds = {side: [value for turn in turns for value in turn[side][1:]] for side in turns[0]}
         medians = {side: statistics.median(values) for side, values in seconds.items()}

@@ -89,7 +89,7 @@ class TrainConfig:
     shared_prefix: bool = True  # a group's prompt stands once in the stream; false: once an episode
     zero_stage: int = 1  # DeepSpeed ZeRO stage, 0 to 3
     gradient_checkpointing: bool = False  # less memory, one more forward pass
-    compile: bool = False  # torch.compile each layer: on two cores 5 % faster, after half a minute more at the start
+    compile: bool = False  # torch.compile each layer: on two cores 5 % faster after a slower start
     head_chunk_mb: float = 200.0  # megabytes of logits at a time: trained positions times vocabulary
 
 
@@ -114,7 +114,7 @@ class RewardsConfig:
     timeout_s: float = 30.0  # one reward on one episode; a process that takes longer is killed
     memory_gb: float = 4.0  # memory of a scoring process
     retries: int = 0  # further attempts at an episode whose scoring failed, before it leaves its group
-    judge_model: str | None = None  # vLLM serves it for this run as the judge; null: the endpoint POSTTRAIN_JUDGE_URL, if any
+    judge_model: str | None = None  # a model that vLLM serves as this run's judge; null: POSTTRAIN_JUDGE_URL, if any
     max_failure_fraction: float = 0.1  # a larger share of failures among the latest 500 episodes ends the run
 
 
