@@ -25,6 +25,7 @@ from posttrain.rewards.judge_client import Judge, JudgeClient, Schema, settings_
 from posttrain.types import Episode, Message, Prompt
 
 MAX_ANSWER = 4_000  # characters, the last ones: an answer ends with what it comes to
+MAX_REASON = 400  # characters of a judge's reason, where the server holds it to the schema: a small judge would not stop
 MAX_QUOTED = 100  # characters of an unreadable verdict
 
 DEFAULT_RUBRIC = {
@@ -214,7 +215,7 @@ def _content(content: str | list[dict[str, Any]] | None) -> str:
 
 def verdict_schema(fields: dict[str, Schema]) -> Schema:
     """The JSON schema of a verdict: `fields` (booleans and enums), after a reason, which the judge thus has to give first."""
-    properties = {"reason": {"type": "string"}, **fields}
+    properties = {"reason": {"type": "string", "maxLength": MAX_REASON}, **fields}
     return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
 
 

@@ -9,9 +9,10 @@ import pytest
 from posttrain.metrics import read_rows
 
 
-def test_a_local_judge_scores_the_answers_and_ends_with_the_run(start):
+def test_a_local_judge_scores_the_answers_and_ends_with_the_run(start, monkeypatch):
+    monkeypatch.setenv("POSTTRAIN_JUDGE_DEADLINE", "140")  # a judge of 135 million parameters on two cores that others use too
     small = ("train.steps=1", "train.prompts_per_step=2", "algo.group_size=2", "eval.num_prompts=1", "eval.samples_per_prompt=1")
-    running = start("judged", "rewards.judge_model=builtin:smollm2", "+task.rewards.judge_rubric=1.0", *small)
+    running = start("judged", "rewards.judge_model=builtin:smollm2", "+task.rewards.judge_rubric=1.0", "rewards.timeout_s=150", *small)
     assert running.finish().code == 0, running.err.read_text()
     (row,) = read_rows(running.folder / "metrics.jsonl")
     assert row["rewards/scored"] + row["rewards/abstained"] == 5 and row["rewards/scored"] >= 3
