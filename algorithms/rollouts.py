@@ -114,7 +114,9 @@ class Rollouts:
         prompts = [prompt for task in self.inputs.tasks.values() for prompt in task.heldout[: self.config.eval.num_prompts]]
         label = f"evaluation after step {step}"
         groups = self.sample(prompts, self.config.eval.samples_per_prompt, seed=(EVAL_SEED, step), label=label)
-        values: Row = {"eval/policy_version": step}
+        self._take_counts()  # these are not the next rollout batch's
+        failed = [episode.status == "failed" for group in groups for episode in group.episodes]
+        values: Row = {"eval/policy_version": step, "eval/failed_fraction": float(np.mean(failed))}
         for name in self.inputs.tasks:
             values |= evaluation_row(name, [group for group in groups if group.prompt.task == name])
         self.console.evaluation(f"held out, after step {step}", values)
@@ -160,7 +162,14 @@ class Rollouts:
         total: Counter[str] = Counter()
         for task in self.inputs.tasks.values():
             total.update(task.rewards.take_counts())
-        return {f"rewards/{name}": float(value) for name, value in {**dict.fromkeys(COUNTED, 0), **total}.items()}
+        values = {**dict.fromkeys(COUNTED, 0.0), **total}
+        return {_metric_name(name): float(value) for name, value in values.items()}
+
+
+def _metric_name(counted: str) -> str:
+    """What a reward took is a time; everything else that rewards count stands under rewards/."""
+    reward, _, what = counted.rpartition("/")
+    return f"time/rewards/{reward}_s" if what == "seconds" else f"rewards/{counted}"
 
 
 def evaluation_row(name: str, groups: Sequence[Group]) -> Row:

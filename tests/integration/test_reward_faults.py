@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,14 +19,14 @@ OUTAGE_S = 4.0
 
 @pytest.fixture
 def judge(monkeypatch, tmp_path):
-    """A judge that is out of order for four seconds from its first request, and then says that answers are right."""
+    """A judge that says that answers are right, but for four seconds from its twentieth question on, in which it is out of order."""
     helpers = runpy.run_path(str(Path(__file__).parents[1] / "unit" / "judge_server.py"))
     server = helpers["JudgeServer"]()
-    first: list[float] = []
+    asked: list[float] = []
 
     def respond(body):
-        first.append(time.monotonic())
-        out_of_order = first[-1] - first[0] < OUTAGE_S
+        asked.append(time.monotonic())
+        out_of_order = len(asked) >= 20 and asked[-1] - asked[19] < OUTAGE_S
         return helpers["Reply"](status=503) if out_of_order else helpers["says"]({"reason": "", "correct": True})
 
     server.respond = respond
@@ -54,10 +55,8 @@ def test_a_run_with_faulty_rewards(start, judge):
             assert set(json.loads(episode["scores"])) == (set() if expected else {"numeric", "vowels", "faulty", "judge_reference"})
             seen[kind or "scored"] += 1
     assert sum(seen.values()) == 6 * 64 and seen["hang"] and seen["crash"] and seen["outage"]
-    # The first row also counts the evaluation before training: 16 episodes.
-    counted = {name: sum(row[f"rewards/{name}"] for row in rows) for name in ("scored", "timeout", "crash", "error")}
     for name, kind in (("scored", "scored"), ("timeout", "hang"), ("crash", "crash"), ("error", "outage")):
-        assert seen[kind] <= counted[name] <= seen[kind] + 16
-    later = {name: sum(row[f"rewards/{name}"] for row in rows[1:]) for name in counted}
-    assert sum(later.values()) == 5 * 64
-    assert max(row["time/reward_s"] for row in rows[1:]) < 1.2 * TIMEOUT_S + 1.0
+        assert sum(row[f"rewards/{name}"] for row in rows) == seen[kind]
+    # Those that hang keep the cores busy, so that on two of them others may begin only when the first are killed.
+    waits = [row["time/reward_s"] for row in rows]
+    assert np.median(waits) < 1.2 * TIMEOUT_S + 1.0 and max(waits) < 3 * TIMEOUT_S
