@@ -88,10 +88,15 @@ def trl_section(numbers: Any) -> str:
     head = ["", "TRL, s a step", "the same without checkpointing", "posttrain, s a step", "ratio", "without checkpointing", "steps each"]
     rows = []
     for case, row in numbers.items():
-        seconds = [f"{row['medians'][side]:.1f}" for side in ("trl", "trl_without_checkpointing", "ours")]
-        ratios = [f"{row['ratios'][side]:.1f}" for side in ("trl", "trl_without_checkpointing")]
+        seconds = [shown(row["medians"].get(side)) for side in ("trl", "trl_without_checkpointing", "ours")]
+        ratios = [shown(row["ratios"].get(side)) for side in ("trl", "trl_without_checkpointing")]
         rows.append([case, *seconds, *ratios, str(len(row["seconds"]["ours"]))])
     return table(head, rows)
+
+
+def shown(value: float | None) -> str:
+    """A number, or that it was not measured."""
+    return "-" if value is None else f"{value:.1f}"
 
 
 def flops_section(numbers: Any) -> str:

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -58,5 +57,5 @@ def test_a_run_with_faulty_rewards(start, judge):
     for name, kind in (("scored", "scored"), ("timeout", "hang"), ("crash", "crash"), ("error", "outage")):
         assert sum(row[f"rewards/{name}"] for row in rows) == seen[kind]
     # Those that hang keep the cores busy, so that on two of them others may begin only when the first are killed.
-    waits = [row["time/reward_s"] for row in rows]
-    assert np.median(waits) < 1.2 * TIMEOUT_S + 1.0 and max(waits) < 3 * TIMEOUT_S
+    for row in rows:
+        assert row["time/reward_s"] < TIMEOUT_S * (2 + row["rewards/timeout"])
