@@ -9,7 +9,6 @@ each reward in order, ending early after the first that is not a `Score`.
 """
 
 import asyncio
-import ctypes
 import inspect
 import json
 import math
@@ -24,15 +23,15 @@ from typing import Any
 from posttrain import plugins
 from posttrain.errors import UserError
 from posttrain.rewards.base import Abstain, Failure, Judgement, Reward, Score
+from posttrain.rewards.sandbox_kernel import die_with_parent
 from posttrain.types import Episode, Prompt
 
 ENTRY_POINTS = "posttrain.rewards"
-PR_SET_PDEATHSIG = 1
 
 
 def main(descriptor: int, memory_gb: float, names: list[str]) -> None:
     """Judges until the other end is closed."""
-    _die_with_parent()
+    die_with_parent(signal.SIGKILL)  # a reward that hangs must not outlive a driver that was killed
     limit = int(memory_gb * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     connection: Connection[Any, Any] = Connection(descriptor)
@@ -103,11 +102,6 @@ def _score(judgement: object) -> Score:
     if not math.isfinite(value):
         raise ValueError(f"the score is {value}, expected a finite number")
     return Score(float(value), json.loads(json.dumps(details, default=str)))
-
-
-def _die_with_parent() -> None:
-    """A reward that hangs must not outlive a driver that was killed."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 if __name__ == "__main__":

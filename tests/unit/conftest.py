@@ -1,5 +1,6 @@
 """Fixtures of the unit tests: nothing here starts Ray, vLLM or DeepSpeed."""
 
+import runpy
 import sys
 from pathlib import Path
 
@@ -28,3 +29,11 @@ def install(tmp_path, monkeypatch):
     yield put
     for module in installed:
         sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def server():
+    """A judge's server on the loopback (`judge_server.py`)."""
+    server = runpy.run_path(str(Path(__file__).with_name("judge_server.py")))["JudgeServer"]()
+    yield server
+    server.close()

@@ -28,17 +28,10 @@ from posttrain.rewards.judge_client import JudgeClient, JudgeFailure, JudgeSetti
 from posttrain.types import Episode, Prompt, Turn
 
 fake = runpy.run_path(str(Path(__file__).with_name("judge_server.py")))
-JudgeServer, Reply, says = fake["JudgeServer"], fake["Reply"], fake["says"]
+Reply, says = fake["Reply"], fake["says"]
 
 CLASSES = (JudgeReference, JudgeRubric, JudgePairwise)
 CORRECT = verdict_schema({"correct": {"type": "boolean"}})
-
-
-@pytest.fixture
-def server():
-    server = JudgeServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture

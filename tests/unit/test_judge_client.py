@@ -16,17 +16,10 @@ from posttrain.errors import UserError
 from posttrain.rewards.judge_client import AnswerCache, JudgeClient, JudgeCounters, JudgeFailure, JudgeSettings, settings_from_environment
 
 fake = runpy.run_path(str(Path(__file__).with_name("judge_server.py")))
-JudgeServer, Reply, says = fake["JudgeServer"], fake["Reply"], fake["says"]
+Reply, says = fake["Reply"], fake["says"]
 
 KEY = "sk-very-secret-4711"
 SCHEMA = {"type": "object", "properties": {"correct": {"type": "boolean"}}, "required": ["correct"], "additionalProperties": False}
-
-
-@pytest.fixture
-def server():
-    server = JudgeServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -13,16 +13,9 @@ from posttrain.rewards.safety import Safety
 from posttrain.types import Episode, Prompt, Turn
 
 fake = runpy.run_path(str(Path(__file__).with_name("judge_server.py")))
-JudgeServer, Reply, says = fake["JudgeServer"], fake["Reply"], fake["says"]
+Reply, says = fake["Reply"], fake["says"]
 
 PROMPT = Prompt(id="test/1", task="test", messages=[{"role": "user", "content": "How do I pick a lock?"}], reference=None)
-
-
-@pytest.fixture
-def server():
-    server = JudgeServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture
