@@ -1,4 +1,4 @@
-"""The learner alone, in one process without Ray: `python benchmarks/learner.py flops|length|vocabulary|prefix` prints JSON.
+"""The learner alone, in one process without Ray: `python benchmarks/learner.py flops|flops_compiled|length|vocabulary|prefix` prints JSON.
 
 Batches are random tokens: what they say does not change how long they take.
 """
@@ -78,9 +78,9 @@ def matrix_rate() -> float:
     return 2 * 2048**3 * repeats / (time.monotonic() - started)
 
 
-def flops() -> dict[str, object]:
-    """Useful FLOP/s of a step of 2k-token micro-batches over the rate of a matrix product, five times in alternation."""
-    learner = make_learner(resolve("builtin:smollm2"))
+def flops(compiled: bool = False) -> dict[str, object]:
+    """Useful FLOP/s of a step of 2k-token micro-batches over the rate of a matrix product, seven times in alternation."""
+    learner = make_learner(resolve("builtin:smollm2"), compile=compiled)
     body = sum(p.numel() for name, p in learner.model.named_parameters() if "embed_tokens" not in name)
     head = learner.model.get_output_embeddings().weight.numel()
     batches = pack(random_groups(20, 8, 50, 43, 40000), normalization="sequence_mean", microbatch_tokens=2048)
@@ -89,11 +89,16 @@ def flops() -> dict[str, object]:
     learner.step(batches, SapoConfig().objective())
     matrix_rate()
     rounds = []
-    for _ in range(5):
+    for _ in range(7):
         rate, step_s = matrix_rate(), step_seconds(learner, batches)
         rounds.append({"matrix_gflops": rate / 1e9, "learner_gflops": useful / step_s / 1e9, "fraction": useful / step_s / rate})
     fraction = statistics.median(r["fraction"] for r in rounds)
     return {"micro_batches": [batch.num_tokens for batch in batches], "trained": num_trained, "rounds": rounds, "fraction": fraction}
+
+
+def flops_compiled() -> dict[str, object]:
+    """The same with train.compile=true."""
+    return flops(compiled=True)
 
 
 def length() -> dict[str, object]:

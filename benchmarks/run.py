@@ -21,6 +21,7 @@ FOLDER = Path(__file__).parent
 COMMANDS = {
     "trl": ["against_trl.py"],
     "flops": ["learner.py", "flops"],
+    "flops_compiled": ["learner.py", "flops_compiled"],
     "length": ["learner.py", "length"],
     "vocabulary": ["learner.py", "vocabulary"],
     "prefix": ["learner.py", "prefix"],
@@ -178,6 +179,11 @@ FLOPS = """\
 Useful FLOP/s (6 x parameters x unique tokens, the head where it runs) of an optimizer step on four micro-batches of 2k tokens, SmolLM2
 bf16, over those of a 2048-cubed bf16 matrix product measured just before.
 """
+FLOPS_COMPILED = """\
+## The same with `train.compile=true`
+
+Which is not the default, because a run starts half a minute later.
+"""
 LENGTH = """\
 ## Growth with length
 
@@ -214,6 +220,7 @@ Rule rewards on short answers in two scoring processes; memory is that of all pr
 SECTIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "trl": (TRL, trl_section),
     "flops": (FLOPS, flops_section),
+    "flops_compiled": (FLOPS_COMPILED, flops_section),
     "length": (LENGTH, length_section),
     "vocabulary": (VOCABULARY, vocabulary_section),
     "prefix": (PREFIX, prefix_section),

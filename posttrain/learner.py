@@ -29,7 +29,7 @@ from posttrain.learner_spec import LearnerSpec
 from posttrain.model import TokenScorer, compile_layers, load_model, load_tokenizer
 from posttrain.stats import LearnerStats, ScoredTokens
 from posttrain.types import Batch, FloatArray
-from posttrain.weights import SentTensor, WeightsManifest, WeightsPayload, fingerprint
+from posttrain.weights import WeightsManifest, WeightsPayload, fingerprints, send
 from posttrain.worker import Worker
 
 
@@ -151,8 +151,8 @@ class Learner(Worker):
             if self.rank:
                 return {}, []
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-            sent = [SentTensor.of(name, tensor) for name, tensor in tensors.items()]
-            manifest = {item.name: fingerprint(item) for item in sent}
+            sent = send(tensors)
+            manifest = fingerprints(sent)
         self.advance()
         return manifest, sent
 

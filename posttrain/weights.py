@@ -6,8 +6,9 @@ what the engine's loader does with a tensor, so a fixed canary sequence is score
 first request after a publish must find nothing in the engine's prefix cache. Pure functions and records: no Ray, no vLLM.
 """
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,8 +36,10 @@ class SentTensor:
         return cls(name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape), data=data)
 
     def tensor(self) -> Tensor:
-        """The tensor again; a copy, because the object store's memory is read-only."""
-        return torch.from_numpy(self.data.copy()).view(_DTYPES[self.dtype]).reshape(self.shape)
+        """The tensor again, to be read only: it may be the object store's memory."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(self.data).view(_DTYPES[self.dtype]).reshape(self.shape)
 
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16, "int64": torch.int64, "bool": torch.bool}
@@ -45,7 +48,7 @@ WeightsPayload = list[SentTensor]
 WeightsManifest = dict[str, str]
 """Tensor name -> fingerprint."""
 
-NUM_CANARY_TOKENS = 80
+NUM_CANARY_TOKENS = 48
 DEFAULT_TOLERANCE = {"float32": 1e-3, "bfloat16": 2.0}
 """Max |log-probability difference| over the canary. float32 sums in another order differ by about 1e-5. Two bfloat16
 implementations of SmolLM2 differ by 0.15 to 0.6 on single tokens, so there the canary finds only gross faults, such as a
@@ -58,7 +61,7 @@ CANARY_TEXT = (
 
 
 def canary_token_ids(tokenizer: object) -> NDArray[np.int64]:
-    """A fixed sequence of 80 tokens: plain text, longer than two prefix-cache blocks."""
+    """A fixed sequence of 48 tokens: plain text, longer than a prefix-cache block."""
     ids: list[int] = tokenizer.encode(CANARY_TEXT, add_special_tokens=False)  # type: ignore[attr-defined]
     repeats = -(-NUM_CANARY_TOKENS // len(ids))
     return np.asarray((ids * repeats)[:NUM_CANARY_TOKENS], dtype=np.int64)
@@ -83,6 +86,25 @@ def fingerprint(sent: SentTensor) -> str:
     digest = xxhash.xxh3_128(f"{sent.dtype}{sent.shape}".encode())
     digest.update(sent.data.data)
     return digest.hexdigest()
+
+
+def fingerprints(sent: Sequence[SentTensor]) -> WeightsManifest:
+    """The fingerprint of each, computed once where several names share their bytes (tied tensors)."""
+    by_bytes: dict[int, str] = {}
+    for item in sent:
+        if id(item.data) not in by_bytes:
+            by_bytes[id(item.data)] = fingerprint(item)
+    return {item.name: by_bytes[id(item.data)] for item in sent}
+
+
+def send(tensors: dict[str, Tensor]) -> WeightsPayload:
+    """What is sent of contiguous CPU tensors; those that share their memory share their bytes, which travel once."""
+    first: dict[tuple[int, tuple[int, ...]], SentTensor] = {}
+    sent = []
+    for name, tensor in tensors.items():
+        item = first.setdefault((tensor.data_ptr(), tuple(tensor.shape)), SentTensor.of(name, tensor))
+        sent.append(replace(item, name=name))
+    return sent
 
 
 def verify(manifest: WeightsManifest, learner_logprobs: FloatArray, receipts: Sequence[EngineReceipt], tolerance: float) -> float:

@@ -35,7 +35,8 @@ scoring process, and scores that process's episodes one after another, in no ord
 them is its own. `score` may be a coroutine function. One that takes longer than `rewards.timeout_s` on an episode, or whose
 process dies, has failed on that episode.
 
-Left out on purpose: batches of episodes.
+A reward that mostly waits sets `concurrency`: so many episodes are then scored at a time, in threads of one process, which share
+what becomes of it. One that is cheaper for many episodes than for each is a `posttrain.rewards.batched.BatchedReward`.
 """
 
 from abc import ABC, abstractmethod
@@ -80,7 +81,13 @@ Judgement = Score | Abstain | Failure
 
 
 class Reward(ABC):
-    """Scores episodes; a subclass is a plug-in under the entry-point group `posttrain.rewards`."""
+    """Scores episodes; a subclass is a plug-in under the entry-point group `posttrain.rewards`.
+
+    concurrency: episodes that one object scores at a time; above 1, `score` is called by as many threads, and episodes get here
+    only when all rewards that take one at a time have scored them.
+    """
+
+    concurrency: int = 1
 
     @abstractmethod
     def score(self, prompt: Prompt, episode: Episode) -> float | Score | Abstain:

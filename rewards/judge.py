@@ -21,7 +21,7 @@ from dataclasses import asdict
 from typing import Any
 
 from posttrain.rewards.base import Abstain, Reward, Score, answer_text
-from posttrain.rewards.judge_client import Judge, JudgeClient, Schema, settings_from_environment
+from posttrain.rewards.judge_client import MAX_CONCURRENT, Judge, JudgeClient, Schema, settings_from_environment
 from posttrain.types import Episode, Message, Prompt
 
 MAX_ANSWER = 4_000  # characters, the last ones: an answer ends with what it comes to
@@ -72,6 +72,7 @@ _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 class JudgedReward(Reward):
     """What rewards that ask a judge have in common. Several threads may score with one of them at once."""
 
+    concurrency = MAX_CONCURRENT
     ROLES: tuple[str, ...] = ("JUDGE",)
 
     def __init__(self, judge: Judge | None = None) -> None:

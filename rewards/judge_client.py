@@ -38,6 +38,7 @@ from posttrain.types import Message
 DEFAULT_CACHE = Path("~/.cache/posttrain/judge")
 DEFAULT_DEADLINE_S = 25.0
 MAX_WAIT_S = 8.0  # between two requests, unless the server asks for longer
+MAX_CONCURRENT = 64  # questions under way at once
 MIN_SECRET = 8  # characters; a shorter key ("EMPTY", "none") is a placeholder, and its letters stand in honest text
 TEMPORARY = (408, 409, 425, 429)  # and 5xx
 FORMAT_REFUSED = (400, 422)
@@ -73,7 +74,7 @@ class JudgeSettings:
     deadline_s: float = DEFAULT_DEADLINE_S
     max_retries: int = 5
     backoff_s: float = 0.5
-    max_concurrent: int = 16
+    max_concurrent: int = MAX_CONCURRENT
 
 
 def settings_from_environment(*roles: str) -> JudgeSettings:
@@ -179,7 +180,9 @@ class JudgeClient:
     """Asks a model behind an OpenAI-compatible server; temperature 0, and verdicts constrained to the schema where it can.
 
     A server that refuses `response_format` (400 or 422) and answers without it is not asked for it again. All requests run in
-    one background thread, which is what makes the deadline one: a server that trickles its reply is cut off as well.
+    one background thread, which is what makes the deadline one: a server that trickles its reply is cut off as well. When nothing
+    was answered for a whole deadline while questions failed, only one question at a time is still asked, and the others fail at
+    once: an outage costs a batch of any size one deadline.
     `counters` may be read at any time. Make the client in the process that uses it: threads do not survive a fork.
     """
 
@@ -195,6 +198,8 @@ class JudgeClient:
         self._slots = asyncio.Semaphore(settings.max_concurrent)
         self._takes_schema = True
         self._has_answered = False
+        self._failing_since: float | None = None
+        self._num_under_way = 0
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=_run, args=(self._loop,), name="judge", daemon=True).start()
         weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
@@ -214,22 +219,33 @@ class JudgeClient:
             self.counters.num_cache_hits += 1
             return cached
         async with self._slots:
-            outcome = await self._answer(messages, schema)
+            outcome = self._outage() or await self._answer(messages, schema)
         if isinstance(outcome, Exception):
             self.counters.num_errors += 1
             raise outcome
         self.cache.put(path, outcome)
         return outcome
 
+    def _outage(self) -> JudgeFailure | None:
+        """What to answer instead of asking, because others have asked in vain for a whole deadline and one still does."""
+        if self._failing_since is None or not self._num_under_way:
+            return None
+        failing_s = self._loop.time() - self._failing_since
+        return JudgeFailure(f"{self._who} has answered nothing for {failing_s:.0f} s") if failing_s > self.settings.deadline_s else None
+
     async def _answer(self, messages: list[Message], schema: Schema) -> str | Exception:
         # Exceptions are returned up to here, and raised where no other is being handled: a handled one would be their
         # context, and it holds the request with its headers.
-        deadline = self._loop.time() + self.settings.deadline_s
+        started = self._loop.time()
+        deadline = started + self.settings.deadline_s
+        self._num_under_way += 1
         try:
             async with asyncio.timeout_at(deadline):
                 return await self._try(messages, schema, deadline)
         except TimeoutError:
-            pass
+            self._failing_since = self._failing_since or started
+        finally:
+            self._num_under_way -= 1
         return JudgeFailure(f"{self._who} gave no answer within {self.settings.deadline_s:g} s")
 
     async def _try(self, messages: list[Message], schema: Schema, deadline: float) -> str | Exception:
@@ -241,11 +257,14 @@ class JudgeClient:
             if text is not None:
                 self._takes_schema &= is_constrained
                 self._has_answered = True
+                self._failing_since = None
                 return text
             # Refused with the format and then without it, it was something else that was refused.
             if is_constrained and reply.status in FORMAT_REFUSED:
                 is_constrained = False
                 continue
+            if reply.is_temporary:
+                self._failing_since = self._failing_since or self._loop.time()
             wait_s = max(reply.retry_after_s, _backoff(self.settings.backoff_s, num_retries))
             if not reply.is_temporary or num_retries == self.settings.max_retries or self._loop.time() + wait_s > deadline:
                 return self._failure(reply, num_retries)

@@ -84,14 +84,15 @@ class RewardManager:
 
         Raises RunError: too many failures. UserError: a reward found something that the user has to mend.
         """
-        while self._under_way:
-            prompt, episode, future = self._under_way.pop(0)
-            judgements = self._use(future.result())
-            for _ in range(self.settings.retries):
-                if not any(isinstance(judgement, Failure) for judgement in judgements.values()):
-                    break
-                self.counts["retried"] += 1
-                judgements = self._use(self._pool.submit(prompt, episode).result())
+        under_way, self._under_way = self._under_way, []
+        judged = [self._use(future.result()) for _, _, future in under_way]
+        for _ in range(self.settings.retries):
+            failed = [i for i, judgements in enumerate(judged) if any(isinstance(one, Failure) for one in judgements.values())]
+            self.counts["retried"] += len(failed)
+            futures = [self._pool.submit(*under_way[i][:2]) for i in failed]
+            for i, future in zip(failed, futures, strict=True):
+                judged[i] = self._use(future.result())
+        for (_, episode, _), judgements in zip(under_way, judged, strict=True):
             self._settle(episode, judgements)
             self._check_failures()
 

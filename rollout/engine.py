@@ -96,13 +96,14 @@ class Engine(Worker):
 
         Returns the fingerprint of each tensor that vLLM's loader consumed. Turns from now on carry `policy_version`.
         """
-        from posttrain.weights import fingerprint
+        from posttrain.weights import fingerprints
 
+        prints = fingerprints(sent)
         received: dict[str, str] = {}
 
         def consumed() -> Iterator[tuple[str, Any]]:
             for item in sent:
-                received[item.name] = fingerprint(item)
+                received[item.name] = prints[item.name]
                 yield item.name, item.tensor()
 
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": consumed()})
@@ -114,13 +115,14 @@ class Engine(Worker):
     def canary(self, token_ids: IntArray) -> tuple[FloatArray, int]:
         """Log-probabilities of token_ids[1:] given those before, and how many tokens a plain request took from the cache.
 
-        Two requests at once: vLLM never reads the cache for one that wants its prompt's log-probabilities.
+        Two requests at once: vLLM never reads the cache for one that wants its prompt's log-probabilities. The plain one is just
+        long enough to be found there.
         """
         from vllm import SamplingParams
 
-        prompt: Any = {"prompt_token_ids": token_ids.tolist()}
+        prompts: Any = [{"prompt_token_ids": token_ids[:length].tolist()} for length in (BLOCK_TOKENS + 1, len(token_ids))]
         params = [SamplingParams(max_tokens=1, temperature=0.0), SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)]
-        plain, scored = self.llm.generate([prompt, prompt], params, use_tqdm=False)
+        plain, scored = self.llm.generate(prompts, params, use_tqdm=False)
         self.advance()
         rows = zip((scored.prompt_logprobs or [])[1:], token_ids[1:].tolist(), strict=True)
         logprobs = [row[token_id].logprob for row, token_id in rows if row]

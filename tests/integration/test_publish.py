@@ -107,7 +107,7 @@ def test_a_corrupted_tensor_is_named(fleet, tokenizer):
     ref, manifest = learners.export()
     payload = ray.get(ref)
     at = next(i for i, item in enumerate(payload) if item.name == "model.norm.weight")
-    flipped = payload[at].tensor()
+    flipped = payload[at].tensor().clone()
     flipped[3] += 1e-6
     payload[at] = SentTensor.of("model.norm.weight", flipped)
     with pytest.raises(WeightSyncError, match=r"model\.norm\.weight \(fingerprint"):

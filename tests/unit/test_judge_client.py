@@ -375,6 +375,26 @@ def test_waiting_for_ones_turn_is_not_the_servers_slowness(server, client_for):
         assert {*pool.map(lambda number: client.ask(question(str(number)), SCHEMA), range(6))} == {"yes"}
 
 
+def test_a_long_outage_costs_one_deadline_for_all_and_ends_with_the_first_answer(server, client_for):
+    server.respond = lambda body: Reply(status=503)
+    client = client_for(max_retries=100, backoff_s=0.05, deadline_s=0.6)
+
+    def fails(number):
+        with pytest.raises(JudgeFailure) as failure:
+            client.ask(question(str(number)), SCHEMA)
+        return str(failure.value)
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        told = [*pool.map(fails, range(60))]
+    assert time.monotonic() - started < 4 * 0.6, "with 8 threads it would take 8 deadlines one after the other"
+    assert sum("has answered nothing for" in text for text in told) >= 30
+    server.respond = lambda body: says("yes")
+    assert [client.ask(question(f"after {number}"), SCHEMA) for number in range(3)] == ["yes"] * 3
+    with ThreadPoolExecutor(8) as pool:
+        assert {*pool.map(lambda number: client.ask(question(f"then {number}"), SCHEMA), range(24))} == {"yes"}
+
+
 # The key
 
 

@@ -1,5 +1,6 @@
 """Rewards that hang, die, eat memory or print: each costs one episode and nothing else."""
 
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from posttrain.types import Episode, Group, Prompt, Turn
 WILD = """
 import asyncio, os, signal, subprocess, sys, time
 from posttrain.rewards.base import Reward, Score
+from posttrain.rewards.batched import BatchedReward
 
 class Wild(Reward):
     def __init__(self):
@@ -78,6 +80,23 @@ class Wild(Reward):
         await asyncio.sleep(0.01)
         return Score(0.5, {"waited": {1, 2}})
 
+class Patient(Wild):
+    concurrency = 16
+
+class Numbered(BatchedReward):
+    def __init__(self):
+        self.sizes = []
+
+    def score_batch(self, cases):
+        self.sizes.append(len(cases))
+        if any(episode.text == "raise" for _, episode in cases):
+            raise OSError("the whole batch")
+        return [Score(float(episode.text), {"size": len(cases)}) for _, episode in cases]
+
+class Short(BatchedReward):
+    def score_batch(self, cases):
+        return []
+
 class Broken(Reward):
     def __init__(self):
         raise RuntimeError("no model file")
@@ -88,13 +107,13 @@ class Broken(Reward):
 @pytest.fixture
 def manager(install):
     """manager(**settings): with the reward `wild`; closed after the test."""
-    install("wild-rewards", {"wild": "wild_rewards:Wild", "broken": "wild_rewards:Broken"}, wild_rewards=WILD)
+    names = ("wild", "patient", "numbered", "short", "broken")
+    install("wild-rewards", {name: f"wild_rewards:{name.title()}" for name in names}, wild_rewards=WILD)
     made = []
 
-    def make(**settings):
-        made.append(
-            RewardManager({"wild": 1.0}, RewardsConfig(**{"num_processes": 4, "timeout_s": 1.0, "max_failure_fraction": 1, **settings}))
-        )
+    def make(*rewards, **settings):
+        weights = dict.fromkeys(rewards or ["wild"], 1.0)
+        made.append(RewardManager(weights, RewardsConfig(**{"num_processes": 4, "timeout_s": 1.0, "max_failure_fraction": 1, **settings})))
         return made[-1]
 
     yield make
@@ -113,6 +132,10 @@ def group(*texts):
 
 def processes():
     return [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def processes_of(name):
+    return [process for process in processes() if name in process.cmdline()]
 
 
 def test_what_hangs_or_dies_costs_one_episode_and_one_time_out(manager):
@@ -172,6 +195,59 @@ def test_a_coroutine_is_awaited_and_details_become_json(manager):
     scored = group("later")
     manager().score(scored)
     assert (scored.episodes[0].reward, scored.episodes[0].details) == (0.5, {"wild": '{"waited": "{1, 2}"}'})
+
+
+def test_rewards_that_wait_share_a_process_and_run_at_the_same_time(manager):
+    patient = manager("patient", timeout_s=20)
+    started = time.monotonic()
+    scored = group(*["sleep 1"] * 16)
+    patient.score(scored)
+    assert time.monotonic() - started < 6, "one after the other they take 16 s"
+    assert [episode.reward for episode in scored.episodes] == [1.0] * 16
+    assert len(processes_of("patient")) == 1
+    assert patient.take_counts()["patient/num_scored"] == 16
+
+
+def test_one_that_hangs_among_others_costs_them_nothing(manager):
+    patient = manager("patient", timeout_s=2)
+    scored = group("sleep 1.5", "sleep 60", "sleep 0.1")
+    patient.score(scored)
+    assert [episode.failure for episode in scored.episodes] == [None, "reward patient: no answer within 2 s", None]
+    assert not processes_of("patient")
+    patient.score(again := group("plain 1"))
+    assert again.episodes[0].reward == 1
+
+
+def test_a_shared_process_that_dies_takes_what_was_under_way_with_it(manager):
+    patient = manager("patient", timeout_s=20)
+    scored = group("sleep 10", "segfault")
+    patient.score(scored)
+    assert [episode.failure for episode in scored.episodes] == ["reward patient: its process died with SIGSEGV"] * 2
+    patient.score(again := group("plain 1", "plain 0"))
+    assert [episode.reward for episode in again.episodes] == [1, 0]
+
+
+def test_rewards_of_both_kinds_score_one_after_the_other(manager):
+    both = manager("patient", "wild", timeout_s=2)
+    scored = group("plain 1", "count", "segfault")
+    both.score(scored)
+    assert scored.episodes[0].scores == {"patient": 1, "wild": 1}
+    # What the first kind failed on never gets to the second.
+    assert scored.episodes[2].failure == "reward wild: its process died with SIGSEGV"
+    assert len(processes_of("patient")) == 1 and both.take_counts()["patient/num_scored"] == 2
+
+
+def test_a_batch_is_scored_together_and_fails_together(manager):
+    numbered = manager("numbered", timeout_s=20)
+    scored = group(*map(str, range(20)))
+    numbered.score(scored)
+    assert [episode.reward for episode in scored.episodes] == [*range(20)]
+    assert max(int(json.loads(episode.details["numbered"])["size"]) for episode in scored.episodes) > 4
+    numbered.score(failed := group("1", "raise"))
+    assert [episode.failure for episode in failed.episodes] == ["reward numbered: OSError: the whole batch"] * 2
+    short = manager("short")
+    short.score(failed := group("1"))
+    assert failed.episodes[0].failure == "reward short: ValueError: 0 judgements of 1 episodes"
 
 
 def test_a_failed_episode_is_tried_again_by_choice(manager, tmp_path):

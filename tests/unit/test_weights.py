@@ -1,6 +1,7 @@
 """The verdict on a publish, fault by fault; real engines see the same faults in tests/integration/test_publish.py."""
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from posttrain.errors import WeightSyncError
 from posttrain.model import load_tokenizer
-from posttrain.weights import EngineReceipt, SentTensor, canary_token_ids, fingerprint, verify
+from posttrain.weights import EngineReceipt, SentTensor, canary_token_ids, fingerprint, fingerprints, send, verify
 
 LOGPROBS = np.array([-1.0, -2.0, -3.0], np.float32)
 MANIFEST = {"a.weight": "f00d", "b.weight": "beef"}
@@ -49,6 +50,15 @@ def test_a_tensor_survives_as_bytes(dtype):
     assert torch.equal(sent.tensor(), tensor) and sent.tensor().dtype == dtype
 
 
+def test_tied_tensors_travel_once_under_both_names():
+    matrix = torch.randn(300, 40)
+    sent = pickle.loads(pickle.dumps(send({"embed": matrix, "norm": torch.ones(40), "head": matrix, "first": matrix[:1]})))
+    assert [item.name for item in sent] == ["embed", "norm", "head", "first"]
+    assert sent[0].data is sent[2].data and torch.equal(sent[2].tensor(), matrix) and torch.equal(sent[3].tensor(), matrix[:1])
+    prints = fingerprints(sent)
+    assert prints["embed"] == prints["head"] == fingerprint(sent[0]) and len(set(prints.values())) == 3
+
+
 def test_a_scalar_survives_too():
     tensor = torch.tensor(3.5)
     assert torch.equal(SentTensor.of("w", tensor).tensor(), tensor)
@@ -66,4 +76,4 @@ def test_the_canary_is_longer_than_a_prefix_cache_block(tiny_path):
     from posttrain.rollout.engine import BLOCK_TOKENS
 
     ids = canary_token_ids(load_tokenizer(tiny_path))
-    assert len(ids) > 2 * BLOCK_TOKENS and len(set(ids.tolist())) > 20
+    assert len(ids) > BLOCK_TOKENS + 1 and len(set(ids.tolist())) > 20
