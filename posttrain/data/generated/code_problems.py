@@ -93,12 +93,13 @@ def _programme(problem: Problem, docstring: str = "") -> str:
 def _rules(problem: Problem, code: str, rng: Random) -> list[tuple[str, dict[str, Any]]]:
     """Rules of style that the solution keeps (a docstring and indentation are put in), each with its constraint."""
     num_lines = sum(1 for line in code.split("\n") if line.strip()) + 1 + rng.randint(1, 5)
+    longest = max(79, *map(len, code.split("\n")))
     name = rng.choice([name for name in _BANNED if name not in code])
     module = rng.choice(_MODULES)
     width = rng.choice((2, 4))
     return [
         (f"at most {num_lines} lines, blank ones not counted", {"type": "code_lines", "max": num_lines}),
-        ("no line longer than 100 characters", {"type": "code_longest_line", "max": 100}),
+        (f"no line longer than {longest} characters", {"type": "code_longest_line", "max": longest}),
         (f"do not use the name `{name}`", {"type": "code_without_name", "name": name}),
         (f"do not import the module `{module}`", {"type": "code_without_import", "module": module}),
         ("type hints for every parameter and for what is returned", {"type": "code_has_type_hints"}),

@@ -68,6 +68,11 @@ class Rule:
         return self.slot == other.slot or bool({other.name, other.slot} & self.clashes or {self.name, self.slot} & other.clashes)
 
 
+def other_language(draft: Draft, rng: Random) -> None:
+    """The text is in its own language, not in the question's."""
+    draft.keep({"type": "language_is", "language": draft.language}, "Answer in Chinese.", "请用英语回答。")
+
+
 # Words
 
 
@@ -75,7 +80,7 @@ def all_keywords(draft: Draft, rng: Random) -> None:
     """Some words have to occur."""
     words = rng.sample(draft.bank.spare, rng.randint(1, 3))
     draft.sentences += _about(draft, words)
-    listed = ", ".join(words)
+    listed = _listed(draft, words)
     draft.keep({"type": "keywords_present", "keywords": words}, f"Use each of these words: {listed}.", f"使用以下每个词：{listed}。")
 
 
@@ -83,7 +88,7 @@ def ordered_keywords(draft: Draft, rng: Random) -> None:
     """Some words have to occur in an order."""
     words = rng.sample(draft.bank.spare, rng.randint(2, 3))
     draft.sentences += _about(draft, words)
-    listed = ", ".join(words)
+    listed = _listed(draft, words)
     draft.keep(
         {"type": "keywords_in_order", "keywords": words}, f"Use these words in this order: {listed}.", f"按此顺序使用以下词：{listed}。"
     )
@@ -100,8 +105,12 @@ def frequent_keyword(draft: Draft, rng: Random) -> None:
 def absent_keywords(draft: Draft, rng: Random) -> None:
     """Some words must not occur."""
     words = rng.sample(draft.bank.spare, rng.randint(1, 3))
-    listed = ", ".join(words)
+    listed = _listed(draft, words)
     draft.keep({"type": "keywords_absent", "keywords": words}, f"Do not use any of these words: {listed}.", f"不要使用这些词：{listed}。")
+
+
+def _listed(draft: Draft, words: list[str]) -> str:
+    return {"en": ", ", "zh": "、"}[draft.wording].join(words)
 
 
 def _about(draft: Draft, words: list[str]) -> list[str]:
@@ -353,13 +362,20 @@ def measured_rules(draft: Draft, text: str, rng: Random) -> None:
     )
 
 
+# Quotation marks hide a text from who looks for its language, and languages are told by their usual letters.
+OTHER_LANGUAGE = Rule(other_language, "language", frozenset({"as_json", "quoted", "case"}))
+
 _NO_FRAME = frozenset({"frame"})
 _LINES = ("num_headings", "num_sections", "titled")
 RULES = [
+    Rule(highlights, "extras", frozenset({"as_json"})),
     *(Rule(rule, "words") for rule in (all_keywords, ordered_keywords, frequent_keyword)),
     Rule(a_question, "marks"),
-    Rule(excited, "marks", frozenset({*_LINES, "ends_with", "last_word", "first_word", "postscript", "emojis", "placeholders", "as_json"})),
-    Rule(highlights, "extras", frozenset({"num_sections", "as_json", "excited"})),
+    Rule(
+        excited,
+        "marks",
+        frozenset({*_LINES, "num_items", "ends_with", "last_word", "first_word", "postscript", "emojis", "placeholders", "as_json"}),
+    ),
     Rule(placeholders, "extras"),
     Rule(emojis, "extras"),
     Rule(absent_keywords, "words", frozenset({"last_word", "first_word"})),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from posttrain.data.generated.base import LANGUAGES, Example, Family, some_of, whole
-from posttrain.data.generated.instruction_rules import RULES, Draft, Rule, measured_rules
+from posttrain.data.generated.instruction_rules import OTHER_LANGUAGE, RULES, Draft, Rule, measured_rules
 from posttrain.data.generated.writing import BANKS, plain_sentences
 
 _REQUESTS = {
@@ -38,13 +38,10 @@ class Instructions(Family):
         if crossed:
             draft.language = next(other for other in LANGUAGES if other != language)
         draft.sentences = plain_sentences(draft.language, rng, rng.randint(2, 5))
-        chosen = _compatible(draft, rng, count)
-        for rule in chosen:
+        for rule in _compatible(draft, rng, count, [OTHER_LANGUAGE] if crossed else []):
             rule.apply(draft, rng)
-        if crossed:
-            draft.keep({"type": "language_is", "language": draft.language}, "Answer in Chinese.", "请用英语回答。")
         text = draft.text()
-        if len(draft.constraints) < count or rng.random() < 0.3:
+        if len(draft.constraints) < self.max_rules and (len(draft.constraints) < count or rng.random() < 0.3):
             measured_rules(draft, text, rng)
         lines = [rng.choice(_REQUESTS[language]).format(topic=rng.choice(BANKS[language].topics)), _HEADS[language]]
         order = rng.sample(range(len(draft.wishes)), len(draft.wishes))
@@ -52,11 +49,11 @@ class Instructions(Family):
         return Example(question="\n".join(lines), reference={"constraints": [draft.constraints[place] for place in order]}, solution=text)
 
 
-def _compatible(draft: Draft, rng: Random, count: int) -> list[Rule]:
-    """At most `count` rules for the draft's language, no two of a kind that cannot stand together, in the order to apply them."""
-    chosen: list[Rule] = []
+def _compatible(draft: Draft, rng: Random, count: int, given: list[Rule]) -> list[Rule]:
+    """`given` and others, `count` in all or fewer, for the draft's language and none that clash, in the order to apply them."""
+    chosen = [*given]
     for rule in rng.sample(RULES, len(RULES)):
         fits = draft.language in rule.languages and not any(rule.conflicts_with(other) for other in chosen)
         if fits and len(chosen) < count:
             chosen.append(rule)
-    return sorted(chosen, key=RULES.index)
+    return [*given, *sorted(chosen[len(given) :], key=RULES.index)]

@@ -10,8 +10,12 @@ from random import Random
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """Pieces of one language. A sentence is opening + subject + verb + place; none of `spare` stands in any of them."""
+    """Pieces of one language. A sentence is `form` with one of each; none of the words of `spare` stands in any of them.
 
+    blank parts words and sentences, and stop ends a sentence.
+    """
+
+    form: str
     openings: tuple[str, ...]
     subjects: tuple[str, ...]
     verbs: tuple[str, ...]
@@ -24,6 +28,7 @@ class Bank:
 
 BANKS: Mapping[str, Bank] = {
     "en": Bank(
+        form="{opening} {subject} {verb} {place}",
         openings=("Every morning", "In autumn", "Before sunset", "On quiet days", "After the rain", "During the holidays", "At night"),
         subjects=(
             "a young baker",
@@ -46,6 +51,7 @@ BANKS: Mapping[str, Bank] = {
         stop=".",
     ),
     "zh": Bank(
+        form="{opening}{subject}在{place}{verb}",
         openings=("每天早上", "在秋天里", "日落之前", "安静的日子里", "下雨之后", "放假的时候", "到了晚上"),
         subjects=("年轻的面包师", "老教师", "我们的邻居", "细心的园丁", "村里的医生", "我的姐姐", "小小的孩子"),
         verbs=("慢慢地散步", "寻找新的想法", "会见要好的朋友", "耐心地工作", "买到新鲜的面包", "静静地听音乐"),
@@ -62,15 +68,8 @@ BANKS: Mapping[str, Bank] = {
 
 
 def plain_sentences(language: str, rng: Random, count: int) -> list[str]:
-    """`count` different sentences without their full stops; of 7 x 7 x 6 x 6 possible ones, no two share subject and verb up to 42."""
+    """`count` sentences without their full stops; of the first 42, no two say that the same person does the same."""
     bank = BANKS[language]
-    middles = [(subject, verb) for subject in bank.subjects for verb in bank.verbs]
-    chosen = rng.sample(middles, min(count, len(middles)))
-    chosen += rng.choices(middles, k=count - len(chosen))
-    at = "" if language == "en" else "在"
-    return [
-        bank.blank.join(
-            (rng.choice(bank.openings), subject, f"{at}{rng.choice(bank.places)}" if at else verb, verb if at else rng.choice(bank.places))
-        )
-        for subject, verb in chosen
-    ]
+    acts = [(subject, verb) for subject in bank.subjects for verb in bank.verbs]
+    chosen = rng.sample(acts, min(count, len(acts))) + rng.choices(acts, k=max(0, count - len(acts)))
+    return [bank.form.format(opening=rng.choice(bank.openings), subject=s, verb=v, place=rng.choice(bank.places)) for s, v in chosen]
