@@ -205,6 +205,7 @@ def test_a_generated_task_is_split_like_any_other():
         ("code_problems", {"kinds": ["sums"]}, "task.params.kinds=['sums']: expected a list of some of list_pipeline, "),
         ("code_problems", {"kinds": []}, "task.params.kinds=[]: expected a list"),
         ("code_problems", {"min_rules": 2}, "task.params.min_rules=2: expected at most max_rules=0"),
+        ("code_problems", {"min_rules": 2, "max_rules": "x"}, "task.params.max_rules=x: expected a whole number from 0 to 4"),
         ("json_objects", {"languages": "en"}, "task.params.languages=en: expected a list of some of en, zh"),
         ("language_mixing", {"quoted": ["zh"]}, "task.params.quoted=['zh']: expected a language that is not among languages="),
     ],

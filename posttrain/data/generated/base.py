@@ -1,8 +1,8 @@
 """What a family of generated problems is: parameters, and one problem from a random generator.
 
 Example i of a family follows from the family's name, its parameters and i alone: not from the run's seed, the number of examples or
-the process. Each family knows a right answer to whatever it asks, which is the proof that it can be answered; rewards compare
-with the reference and never see that answer. Left out on purpose: rewards, which check a family's work in the tests.
+the process. Where a rule can tell, a family also gives an answer that is right: the proof that its problem can be solved. Rewards
+compare with the reference and do not read that answer. Left out on purpose: rewards, which check a family's work in the tests.
 """
 
 from abc import ABC, abstractmethod
@@ -33,14 +33,14 @@ class Family(ABC):
 
     def __post_init__(self) -> None:
         """Raises ValueError: names the parameter, what was got and what was expected."""
-        values = {parameter.name: getattr(self, parameter.name) for parameter in fields(self)}
+        values = vars(self)
         for parameter in fields(self):
-            value = values[parameter.name]
-            if not parameter.metadata["accepts"](value):
-                raise ValueError(f"{parameter.name}={value}: expected {parameter.metadata['expected']}")
-            largest = values.get(f"max_{parameter.name.removeprefix('min_')}", value)
-            if parameter.name.startswith("min_") and value > largest:
-                raise ValueError(f"{parameter.name}={value}: expected at most max_{parameter.name.removeprefix('min_')}={largest}")
+            if not parameter.metadata["accepts"](values[parameter.name]):
+                raise ValueError(f"{parameter.name}={values[parameter.name]}: expected {parameter.metadata['expected']}")
+        for name, value in values.items():
+            most = name.replace("min_", "max_", 1)
+            if name.startswith("min_") and value > values[most]:
+                raise ValueError(f"{name}={value}: expected at most {most}={values[most]}")
 
     @abstractmethod
     def example(self, rng: Random) -> Example:
