@@ -5,67 +5,9 @@ order of `RULES`: sentences first, then layout, then what stands around the text
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
-from posttrain.data.generated.base import LANGUAGES
-from posttrain.data.generated.writing import BANKS, Bank
-
-
-@dataclass(slots=True, kw_only=True)
-class Draft:
-    """A text under way. language: the text's; wording: the question's, in which `wishes` are.
-
-    join puts finished sentences together; around is what stands before and behind the result; recase changes its letters.
-    """
-
-    language: str
-    wording: str
-    sentences: list[str]
-    stop: str = ""
-    join: Callable[[list[str]], str] | None = None
-    around: tuple[str, str] = ("", "")
-    recase: Callable[[str], str] | None = None
-    constraints: list[dict[str, Any]] = field(default_factory=list)
-    wishes: list[str] = field(default_factory=list)
-
-    @property
-    def bank(self) -> Bank:
-        """The pieces of the text's language."""
-        return BANKS[self.language]
-
-    def keep(self, constraint: dict[str, Any], english: str, chinese: str) -> None:
-        """Asks for `constraint` in the question's language."""
-        self.constraints.append(constraint)
-        self.wishes.append(english if self.wording == "en" else chinese)
-
-    def text(self) -> str:
-        """The answer as it stands."""
-        finished = [f"{one}{self.stop or self.bank.stop}" if one[-1] not in "?？" else one for one in self.sentences]
-        body = self.join(finished) if self.join else self.bank.blank.join(finished)
-        text = f"{self.around[0]}{body}{self.around[1]}"
-        return self.recase(text) if self.recase else text
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """clashes: names of rules or slots that it cannot stand with; languages: of texts that it is for."""
-
-    apply: Callable[[Draft, Random], None]
-    slot: str
-    clashes: frozenset[str] = frozenset()
-    languages: tuple[str, ...] = LANGUAGES
-
-    @property
-    def name(self) -> str:
-        """The function's."""
-        return self.apply.__name__
-
-    def conflicts_with(self, other: "Rule") -> bool:
-        """Whether the two cannot stand in one text."""
-        return self.slot == other.slot or bool({other.name, other.slot} & self.clashes or {self.name, self.slot} & other.clashes)
+from posttrain.data.generated.drafts import Draft, Rule
 
 
 def other_language(draft: Draft, rng: Random) -> None:
@@ -209,8 +151,7 @@ def num_sections(draft: Draft, rng: Random) -> None:
 
 def separated(draft: Draft, rng: Random) -> None:
     """Lines of marks between sentences."""
-    mark = rng.choice(("***", "---", "~~~~~", "====="))[: rng.choice((3, 5))]
-    mark = "***" if "~" in mark else mark
+    mark = rng.choice(("***", "---", "===", "====="))
     draft.join = f"\n{mark}\n".join
     wish = {"type": "paragraphs_separated_by", "separator": mark}
     draft.keep(wish, f"Separate the paragraphs by a line that holds {mark} alone.", f"用单独一行 {mark} 分隔各段。")
@@ -389,7 +330,7 @@ RULES = [
     Rule(num_headings, "layout", _NO_FRAME),
     Rule(num_sections, "layout", frozenset({"frame", "case"})),
     Rule(separated, "layout", _NO_FRAME),
-    Rule(two_answers, "layout", frozenset({"frame"})),
+    Rule(two_answers, "layout", _NO_FRAME),
     Rule(as_json, "layout", frozenset({"frame", "case", "highlights"})),
     Rule(starts_with, "frame", frozenset({"case"})),
     Rule(ends_with, "frame", frozenset({"case"})),

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from posttrain.data.generated.base import LANGUAGES, Example, Family, some_of, whole
-from posttrain.data.generated.instruction_rules import OTHER_LANGUAGE, RULES, Draft, Rule, measured_rules
+from posttrain.data.generated.drafts import Draft, Rule
+from posttrain.data.generated.instruction_rules import OTHER_LANGUAGE, RULES, measured_rules
 from posttrain.data.generated.writing import BANKS, plain_sentences
 
 _REQUESTS = {
