@@ -44,10 +44,10 @@ class TaskConfig:
     """Where prompts come from and how answers are scored."""
 
     name: str = MISSING  # names the metrics eval/<name>/...
-    source: str = "reasoning_gym"  # reasoning_gym, or file
-    family: str | None = None  # reasoning_gym: the dataset family, such as chain_sum
-    params: dict[str, Any] = field(default_factory=dict)  # reasoning_gym: the family's own parameters
-    num_examples: int = 2000  # reasoning_gym: examples drawn; repeated questions are kept once
+    source: str = "reasoning_gym"  # reasoning_gym, generated, or file
+    family: str | None = None  # not for files: the family of problems, such as chain_sum or code_problems
+    params: dict[str, Any] = field(default_factory=dict)  # not for files: the family's own parameters
+    num_examples: int = 2000  # not for files: examples drawn; repeated questions are kept once
     path: str | None = None  # file: a .jsonl or .parquet file whose rows have `messages` and `answer`
     heldout_fraction: float = 0.25  # share of the distinct prompts kept for evaluation, chosen by their content
     system_prompt: str | None = None  # put before each prompt; default: what the model's chat template does
@@ -200,12 +200,12 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 _TASK_RULES: dict[str, tuple[Callable[[TaskConfig], object], str]] = {
-    "source": (lambda task: task.source in ("reasoning_gym", "file"), "one of reasoning_gym, file"),
+    "source": (lambda task: task.source in ("reasoning_gym", "generated", "file"), "one of reasoning_gym, generated, file"),
     "num_examples": (lambda task: task.num_examples > 0, "a number above 0"),
     "heldout_fraction": (lambda task: 0 < task.heldout_fraction < 1, "a number between 0 and 1"),
     "rewards": (lambda task: task.rewards and all(map(math.isfinite, task.rewards.values())), "at least one reward name: weight"),
     "share": (lambda task: math.isfinite(task.share) and task.share > 0, "a number above 0"),
-    "family": (lambda task: task.source != "reasoning_gym" or task.family, "a reasoning_gym dataset, such as chain_sum"),
+    "family": (lambda task: task.source == "file" or task.family, "a family of problems, such as chain_sum"),
     "path": (lambda task: task.source != "file" or task.path, "a .jsonl or .parquet file, because of source=file"),
 }
 

@@ -19,6 +19,7 @@ from omegaconf import MISSING
 
 from posttrain.config import AlgoConfig, Config
 
+_WIDTH = 140
 CONFIGS = Path(__file__).parent / "configs"
 
 _USAGE = """\
@@ -100,7 +101,7 @@ def _default(f: Field[Any]) -> str:
 
 def _group_lines(algorithms: Iterable[str], config_dir: str | None) -> list[str]:
     entries = yaml.safe_load((CONFIGS / "config.yaml").read_text())["defaults"]
-    taken: dict[str, str] = {group: choice for entry in entries if isinstance(entry, dict) for group, choice in entry.items()}
+    taken: dict[str, str | None] = {group: choice for entry in entries if isinstance(entry, dict) for group, choice in entry.items()}
     choices: dict[str, set[str]] = {group: set(algorithms) if group == "algo" else set() for group in taken}
     for folder in (CONFIGS, Path(config_dir)) if config_dir else (CONFIGS,):
         for file in folder.glob("*/*.yaml"):
@@ -108,8 +109,9 @@ def _group_lines(algorithms: Iterable[str], config_dir: str | None) -> list[str]
     lines = ["Groups (<group>=<choice>; task=[a,b] mixes tasks, and mixture.b.share=2 is then the second one's key task.share)"]
     for group, names in choices.items():
         default = taken.get(group, "none, add with +")
-        note = "required" if default == MISSING else f"default {default}"
-        lines.append(f"  {group:<12}{', '.join(sorted(names))} ({note})")
+        note = "required" if default == MISSING else f"default {default or 'none'}"
+        listed = f"  {group:<12}{', '.join(sorted(names))} ({note})"
+        lines += textwrap.wrap(listed, _WIDTH, subsequent_indent=" " * 14)
     return lines
 
 

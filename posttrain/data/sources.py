@@ -1,4 +1,4 @@
-"""Where prompts come from: a family of reasoning-gym, or a file; split once into a training and a held-out half.
+"""Where prompts come from: a family of reasoning-gym or of our own generators, or a file; split once into a training and a held-out half.
 
 What a prompt is called and which half it is in follow from the content of its own messages alone: not from its place, the
 run's seed or `task.system_prompt`. So a file may grow, and two system prompts are compared on the same held-out questions.
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posttrain.config import TaskConfig
+from posttrain.data import generated
 from posttrain.errors import UserError, nearest
 from posttrain.types import Message, Prompt
 
@@ -91,6 +92,16 @@ def _prompt(task: TaskConfig, digest: bytes, row: _Row) -> Prompt:
         messages = [{"role": "system", "content": task.system_prompt}, *messages]
     name = digest.hex()[:16] if row.id is None else row.id
     return Prompt(id=f"{task.name}/{name}", task=task.name, messages=messages, reference=row.answer, metadata=row.metadata)
+
+
+def _generated_rows(task: TaskConfig) -> Iterator[_Row]:
+    for number, example in enumerate(generated.draw(task.family or "", task.params, task.num_examples)):
+        yield _Row(
+            where=f"{task.family} example {number}",
+            messages=[{"role": "user", "content": example.question}],
+            answer=example.reference,
+            metadata={"solution": example.solution, **example.metadata},
+        )
 
 
 def _drawn_rows(task: TaskConfig) -> Iterator[_Row]:
@@ -222,5 +233,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-_SOURCES: dict[str, Callable[[TaskConfig], Iterator[_Row]]] = {"reasoning_gym": _drawn_rows, "file": _file_rows}
+_SOURCES: dict[str, Callable[[TaskConfig], Iterator[_Row]]] = {
+    "reasoning_gym": _drawn_rows,
+    "generated": _generated_rows,
+    "file": _file_rows,
+}
 _READERS: dict[str, Callable[[Path], Iterator[tuple[str, dict[str, Any]]]]] = {".jsonl": _jsonl, ".parquet": _parquet}

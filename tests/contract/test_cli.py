@@ -52,6 +52,7 @@ ONE_LINE = {
     "train.steps=3": "algo=... is required; known: ",
     "algo=spo": "unknown choice algo=spo: did you mean sapo or",
     "algo=sapo model=smol": "unknown choice model=smol: did you mean smollm2?",
+    "algo=sapo mixture=reasonin": "unknown choice mixture=reasonin: did you mean reasoning?",
     "algo=sapo cluster=zzz": "unknown choice cluster=zzz: known: local, ray",
     "algo=sapo algo.tau_ng=1": "unknown key algo.tau_ng: did you mean algo.tau_neg or algo.tau_pos?",
     "algo=sapo trian.steps=3": "unknown key trian.steps: did you mean train.steps?",

@@ -1,7 +1,9 @@
-"""A run of two tasks: shares, metrics a task, and the same prompts after a resume."""
+"""Runs of several tasks: shares, metrics a task, the same prompts after a resume, and the mixtures that have a name."""
 
 import json
+import runpy
 from collections import Counter
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -36,3 +38,33 @@ def test_two_tasks_in_one_run_and_after_a_resume(start):
     resumed = start("halved", *MIX, "train.steps=2", "run.resume=true")
     assert resumed.finish().code == 0, resumed.err.read_text()
     assert prompts(halved.folder, 2)[0] == prompts(whole.folder, 2)[0]
+
+
+@pytest.fixture
+def judge(monkeypatch, tmp_path):
+    """A judge's server that grades every aspect 7."""
+    helpers = runpy.run_path(str(Path(__file__).parents[1] / "unit" / "judge_server.py"))
+    server = helpers["JudgeServer"]()
+    aspects = ("complete", "correct", "fitting", "useful", "careful", "balanced", "coherent", "original")
+    server.respond = lambda body: helpers["says"]({"reason": "", **dict.fromkeys(aspects, 7)})
+    for name, value in {"URL": server.url, "MODEL": "m", "CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(f"POSTTRAIN_JUDGE_{name}", value)
+    yield server
+    server.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "double"), [("reasoning", "code_problems"), ("general", "instructions")])
+def test_a_named_mixture_runs(name, double, start, judge):
+    room = ("model.context_tokens=1024", "rollout.max_completion_tokens=24")
+    few = ("train.steps=2", "algo.group_size=2", "eval.num_prompts=1", "eval.samples_per_prompt=1")
+    running = start(name, f"mixture={name}", *room, *few)
+    assert running.finish().code == 0, running.err.read_text()
+    for step in (1, 2):
+        sampled, episodes = prompts(running.folder, step)
+        assert sorted(Counter(task for task, _ in sampled).values()) == [2] * 6 + [4]
+        assert Counter(task for task, _ in sampled)[double] == 4
+        assert all(json.loads(row["scores"]).keys() == json.loads(row["weights"]).keys() != set() for row in episodes)
+    first, _ = read_rows(running.folder / "metrics.jsonl")
+    assert first["rewards/scored"] == 16
+    assert bool(judge.bodies) == (name == "general")
