@@ -43,11 +43,12 @@ class SupervisedConfig(AlgoConfig):
             "rows_per_step": (self.rows_per_step > 0, "a number above 0"),
             "tokens_per_step": (self.tokens_per_step >= 0, "0 or more"),
             "epochs": (self.epochs is None or _is_positive(self.epochs), "null or a number above 0"),
-            "stages": (self.epochs is None or not self.stages, "[] beside algo.epochs, because every stage has its own epochs"),
         }
         for key, (holds, expected) in rules.items():
             if not holds:
                 raise UserError(f"algo.{key}={vars(self)[key]}: expected {expected}")
+        if self.stages and self.epochs is not None:
+            raise UserError(f"algo.epochs={self.epochs}: expected null beside algo.stages, which have epochs of their own")
         for index, stage in enumerate(self.stages):
             if not (stage.max_tokens >= 0 and _is_positive(stage.epochs) and all(map(_is_positive, stage.shares.values()))):
                 raise UserError(f"algo.stages[{index}]={vars(stage)}: expected max_tokens of 0 or more, epochs and shares above 0")
