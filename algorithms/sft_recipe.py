@@ -168,7 +168,8 @@ def _stages(config: Config, algo: SftConfig, tasks: dict[str, TaskRows]) -> tupl
     """
     context_tokens = config.model.context_tokens
     own_shares = {task.name: task.share for task in config.tasks}
-    stages, overlong = [], {}
+    stages: list[Stage] = []
+    overlong: dict[tuple[str, int], str] = {}
     for index, settings in enumerate(algo.stages or [StageConfig()]):
         max_tokens, shares = settings.max_tokens or context_tokens, settings.shares or own_shares
         if unknown := set(shares) - set(tasks):

@@ -20,6 +20,7 @@ from posttrain.cluster import KEEP_MEMORY
 FOLDER = Path(__file__).parent
 COMMANDS = {
     "trl": ["against_trl.py"],
+    "sft": ["sft_against_trl.py"],
     "flops": ["learner.py", "flops"],
     "flops_compiled": ["learner.py", "flops_compiled"],
     "length": ["learner.py", "length"],
@@ -93,6 +94,16 @@ def trl_section(numbers: Any) -> str:
         ratios = [shown(row["ratios"].get(side)) for side in ("trl", "trl_without_checkpointing")]
         rows.append([case, *seconds, *ratios, str(len(row["seconds"]["ours"]))])
     return table(head, rows)
+
+
+def sft_section(numbers: Any) -> str:
+    """SFT against TRL."""
+    names = {"trl": "TRL", "trl_without_checkpointing": "TRL without checkpointing", "ours": "posttrain"}
+    rows = [
+        [name, f"{numbers['medians'][side]:.0f}", shown(numbers["ratios"].get(side)), str(len(numbers["tokens_per_s"][side]))]
+        for side, name in names.items()
+    ]
+    return table(["", "tokens a second", "posttrain's over it", "steps"], rows)
 
 
 def shown(value: float | None) -> str:
@@ -173,6 +184,14 @@ settings: `use_cpu`, `bf16`, `beta=0`, as many completions in a micro-batch as a
 checkpointing among them; and the same without that. It samples with transformers, because its vLLM modes want a GPU. Seeds 0 and up,
 one a turn; the first step of a process is left out.
 """
+SFT = """\
+## SFT against TRL 1.16.0
+
+SFTTrainer and posttrain's algo=sft: the same SmolLM2 weights in bf16, the same 2,000 rows of random words (a question and an answer, 20 to
+1,000 tokens), 16 rows a step, loss on the answers, on the CPU. TRL's settings: `use_cpu`, `bf16`, its own defaults otherwise, gradient
+checkpointing and 8 padded rows a micro-batch among them (its packing wants FlashAttention); and the same without checkpointing. Tokens are
+those of the rows, without padding; the first step of a process is left out.
+"""
 FLOPS = """\
 ## The learner against the machine
 
@@ -219,6 +238,7 @@ Rule rewards on short answers in two scoring processes; memory is that of all pr
 """
 SECTIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "trl": (TRL, trl_section),
+    "sft": (SFT, sft_section),
     "flops": (FLOPS, flops_section),
     "flops_compiled": (FLOPS_COMPILED, flops_section),
     "length": (LENGTH, length_section),

@@ -37,7 +37,8 @@ def explain(error: Exception, algorithms: Mapping[str, type[AlgoConfig]], overri
     key, chosen = re.sub(r"^mixture\.[^.]+\.", "task.", located.full_key or ""), located.object_type
     kinds = [chosen] if isinstance(chosen, type) and issubclass(chosen, AlgoConfig) else list(algorithms.values())
     keys = known_keys(kinds)
-    if holder := next((name for name, known in keys.items() if chosen in get_args(known.type)), None):
+    holder = next((name for name, known in keys.items() if chosen in get_args(known.type)), None)
+    if isinstance(chosen, type) and holder:
         # OmegaConf names a key inside a list's element alone.
         key = f"{holder}.{key}"
         keys = {known.name: known for known in keys_of(chosen, holder)}

@@ -56,8 +56,8 @@ def load_task(task: TaskConfig) -> TaskData:
         raise UserError(f"task.source={task.source}: {nearest(task.source, _SOURCES)}")
     data = TaskData(name=task.name, train=[], heldout=[])
     for digest, row in _distinct(_SOURCES[task.source](task)):
-        half = data.heldout if is_heldout(digest, task.heldout_fraction) else data.train
-        half.append(_prompt(task, digest, row))
+        chosen = data.heldout if is_heldout(digest, task.heldout_fraction) else data.train
+        chosen.append(_prompt(task, digest, row))
     for half, prompts in (("training", data.train), ("held-out", data.heldout)):
         if not prompts:
             raise UserError(
