@@ -84,7 +84,11 @@ class SftRecipe:
         counts: Row = {"data/train_rows": sum(len(task.train) for task in tasks.values())}
         counts |= {"data/heldout_rows": sum(len(task.heldout) for task in tasks.values())}
         counts |= {"data/bad_rows": len(problems), "data/overlong_rows": len(overlong)}
-        return cls(config=config, algo=algo, model_path=model_path, tasks=tasks, steps=steps, counts=counts, remarks=[*problems, *overlong])
+        recipe = cls(
+            config=config, algo=algo, model_path=model_path, tasks=tasks, steps=steps, counts=counts, remarks=[*problems, *overlong]
+        )
+        recipe._heldout_documents()
+        return recipe
 
     @property
     def num_steps(self) -> int:
@@ -114,13 +118,7 @@ class SftRecipe:
 
     def heldout(self) -> dict[str, list[Batch]]:
         """Held-out rows of each task, whose loss is the mean over their tokens."""
-        max_tokens = max(step.max_tokens for step in self.steps)
-        batches = {}
-        for name, task in self.tasks.items():
-            rows = task.heldout if self.algo.overlong == "split" else [row for row in task.heldout if task.longest[row] <= max_tokens]
-            documents = self._documents([(name, row) for row in rows[: self.config.eval.num_prompts]], max_tokens)
-            batches[name] = self._pack(documents, "token_mean")
-        return batches
+        return {name: self._pack(documents, "token_mean") for name, documents in self._heldout_documents().items()}
 
     def plan(self) -> dict[str, str]:
         """Lines of the run's table."""
@@ -136,6 +134,20 @@ class SftRecipe:
         lines["step"] = f"{per_step}, {self.algo.normalization} over {self.algo.trained_turns} assistant turns"
         return lines
 
+    def _heldout_documents(self) -> dict[str, list[Document]]:
+        """Of the first eval.num_prompts rows of each task that fit the longest stage.
+
+        Raises UserError: none does.
+        """
+        max_tokens = max(step.max_tokens for step in self.steps)
+        documents = {}
+        for name, task in self.tasks.items():
+            rows = task.heldout if self.algo.overlong == "split" else [row for row in task.heldout if task.longest[row] <= max_tokens]
+            if not rows:
+                raise UserError(f"task {name}: no held-out row has at most {max_tokens} tokens; give it more rows or a longer stage")
+            documents[name] = self._documents([(name, row) for row in rows[: self.config.eval.num_prompts]], max_tokens)
+        return documents
+
     def _documents(self, rows: Iterable[tuple[str, int]], max_tokens: int) -> list[Document]:
         whole = (document for name, row in rows for document in self.tasks[name].rendered.documents(row))
         return [piece for document in whole for piece in cut(document, max_tokens)]
@@ -147,7 +159,7 @@ class SftRecipe:
 def _load(task: TaskConfig, transcriber: Transcriber, rendered_by: list[str], problems: list[str]) -> TaskRows:
     conversations, unreadable = load_conversations(task)
     rendered = render_rows(conversations, transcriber.documents, rendered_by, cache_folder() / "documents")
-    problems += [*unreadable, *rendered.problems]
+    problems += [*unreadable, *(f"{conversations[row].where}{why}" for row, why in rendered.problems.items())]
     lengths, longest = rendered.lengths()
     usable = np.flatnonzero(lengths).tolist()
     heldout = [row for row in usable if is_heldout(conversations[row].digest, task.heldout_fraction)]

@@ -145,7 +145,7 @@ class EvalConfig:
     """Held-out evaluation; always before the first and after the last step."""
 
     every: int = 0  # steps between further evaluations; 0: none
-    num_prompts: int = 50  # held-out prompts, the same ones every time
+    num_prompts: int = 50  # held-out prompts, or rows of each task, the same ones every time
     samples_per_prompt: int = 8  # episodes a prompt; eval/<task>/reward_mean is over all of them
 
 

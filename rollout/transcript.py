@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from posttrain.data.conversations import THINK_BLOCK
+from posttrain.data.messages import shorten
 from posttrain.errors import UserError
 from posttrain.rollout.render import Renderer
 from posttrain.types import Conversation, Document, Message
 
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+_PROBE = "0"
+"""Stands for a thought when the template is asked whether it takes thinking apart from the content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,15 @@ class Transcriber:
         self.end_tokens = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         self.last_turn_only = last_turn_only
         self.may_cut = may_cut
+        self.takes_thinking_apart = self._takes_thinking_apart()
+
+    def _takes_thinking_apart(self) -> bool:
+        """Whether the template writes `reasoning_content`; what it does with <think> in the content is then its own affair."""
+        turn = {"role": "assistant", "content": "", "reasoning_content": _PROBE}
+        try:
+            return _PROBE in self.renderer.render([{"role": "user", "content": ""}, turn], add_generation_prompt=False)
+        except Exception:  # a template is a program of the model's author and may raise anything; each row will tell
+            return False
 
     def documents(self, conversation: Conversation) -> list[Document]:
         """One document, or several where the template rewrites history; every trained turn stands in exactly one.
@@ -48,6 +60,8 @@ class Transcriber:
         if conversation.images:
             raise UserError(f"{conversation.where}: holds an image, and the model is trained on text only")
         messages = [_as_text(message) for message in conversation.messages]
+        if self.takes_thinking_apart:
+            messages = [_thinking_apart(message) for message in messages]
         places = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
         chains: list[list[_Turn]] = []
         for k in places[-1:] if self.last_turn_only else places:
@@ -63,10 +77,10 @@ class Transcriber:
     def _turn(self, conversation: Conversation, messages: Sequence[Message]) -> _Turn:
         """The last of `messages`."""
         *context, message = messages
-        thinks = str(message["content"]).lstrip().startswith(THINK_OPEN)
+        thinking, answer = _thinking_and_answer(message)
         try:
             before, after = (
-                self.renderer.render(part, add_generation_prompt=opens, tools=conversation.tools, enable_thinking=thinks)
+                self.renderer.render(part, add_generation_prompt=opens, tools=conversation.tools, enable_thinking=bool(thinking))
                 for part, opens in ((context, True), (messages, False))
             )
         except Exception as error:  # a template is a program of the model's author and may raise anything
@@ -79,10 +93,11 @@ class Transcriber:
         end = max((said.rfind(token) + len(token) for token in self.end_tokens if token in said), default=0)
         if not end:
             raise UserError(f"{conversation.where}: the chat template ends message {len(context)} with no special token")
+        parts = [thinking, answer, *(call["function"]["name"] for call in message.get("tool_calls", ()))]
         tools = [tool.get("function", tool).get("name", "") for tool in conversation.tools or ()]
-        missing = [part for part in _parts(message) if part not in said] + [name for name in tools if name not in before]
+        missing = [part for part in parts if part not in said] + [name for name in tools if name not in before]
         if missing:
-            raise UserError(f"{conversation.where}: the chat template leaves out {_short(missing[0])} of message {len(context)}")
+            raise UserError(f"{conversation.where}: the chat template leaves out {shorten(missing[0])} in message {len(context)}")
         return _Turn(before, said[:end])
 
     def _document(self, chain: Sequence[_Turn]) -> Document:
@@ -104,12 +119,13 @@ def _as_text(message: Message) -> Message:
     return {**message, "content": "".join(part.get("text", "") for part in content)} if isinstance(content, list) else message
 
 
-def _parts(message: Message) -> list[str]:
-    """What has to be found in a rendered message: its thinking, its text, the names of the tools it calls."""
-    thinking, _, answer = message["content"].rpartition(THINK_CLOSE)
-    texts = [thinking.replace(THINK_OPEN, "").strip(), answer.strip()]
-    return [text for text in texts if text] + [call["function"]["name"] for call in message.get("tool_calls", ())]
+def _thinking_apart(message: Message) -> Message:
+    thinking, answer = _thinking_and_answer(message)
+    return {**message, "content": answer, "reasoning_content": thinking} if thinking else message
 
 
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+def _thinking_and_answer(message: Message) -> tuple[str, str]:
+    """Without white space around them; no thinking is ""."""
+    block = THINK_BLOCK.match(message["content"])
+    thinking = block[1].strip() if block else message.get("reasoning_content", "")
+    return thinking, message["content"][block.end() if block else 0 :].strip()

@@ -30,7 +30,7 @@ class RenderedRows:
 
     token_ids: int32 (N,). is_trained: bool (N,). document_ends: int64 (D + 1,), document d ends at document_ends[d + 1] and
     begins at document_ends[d]; row_ends: int64 (R + 1,), in the same way the documents of each row. A row that cannot be
-    rendered has none, and a line in `problems`.
+    rendered has none, and says why in `problems`, without its place.
     """
 
     key: str
@@ -38,7 +38,7 @@ class RenderedRows:
     is_trained: NDArray[np.bool_]
     document_ends: IntArray
     row_ends: IntArray
-    problems: list[str]
+    problems: dict[int, str]
 
     def documents(self, row: int) -> list[Document]:
         """The documents of a row."""
@@ -62,13 +62,13 @@ def render_rows(
 
     rendered_by: JSON-able, all that `render` depends on. A UserError of `render` becomes a problem of its row.
     """
-    contents = [[c.where, c.messages, c.tools, len(c.images)] for c in conversations]
+    contents = [[c.messages, c.tools, len(c.images)] for c in conversations]
     key = digest_of([FORMAT, rendered_by, [digest_of(content).hex() for content in contents]]).hex()
     path = cache / f"{key}.npz"
     if path.exists():
         with np.load(path) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        return RenderedRows(key=key, problems=json.loads(arrays.pop("problems").tobytes()), **arrays)
+        return RenderedRows(key=key, problems=dict(json.loads(arrays.pop("problems").tobytes())), **arrays)
     rows = _render(conversations, render, key)
     _store(path, rows)
     return rows
@@ -81,12 +81,12 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 def _render(conversations: Sequence[Conversation], render: Callable[[Conversation], list[Document]], key: str) -> RenderedRows:
     documents: list[Document] = []
-    row_ends, problems = [0], []
-    for conversation in conversations:
+    row_ends, problems = [0], {}
+    for row, conversation in enumerate(conversations):
         try:
             documents += render(conversation)
         except UserError as error:
-            problems.append(str(error))
+            problems[row] = str(error).removeprefix(conversation.where)
         row_ends.append(len(documents))
     return RenderedRows(
         key=key,
@@ -109,6 +109,6 @@ def _store(path: Path, rows: RenderedRows) -> None:
             is_trained=rows.is_trained,
             document_ends=rows.document_ends,
             row_ends=rows.row_ends,
-            problems=np.frombuffer(json.dumps(rows.problems).encode(), np.uint8),
+            problems=np.frombuffer(json.dumps([*rows.problems.items()]).encode(), np.uint8),
         )
     Path(draft).replace(path)

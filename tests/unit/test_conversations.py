@@ -197,6 +197,18 @@ def test_tool_calls_are_trained_and_results_are_not(jsonl, tokenizer):
         transcriber(tokenizer).documents(row)
 
 
+def test_thinking_goes_where_the_template_wants_it(jsonl, tokenizer):
+    apart = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<thought>{{ m.reasoning_content }}</thought>"
+        "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    row = conversation(jsonl, user("1 + 1?"), assistant("<think>\nhm\n</think>\n\ntwo"))
+    (document,) = transcriber(tokenizer, apart).documents(row)
+    assert spoken(tokenizer, document)[1] == ["<thought>hm</thought>two<|im_end|>"]
+    (document,) = transcriber(tokenizer).documents(row)
+    assert spoken(tokenizer, document)[1] == ["<think>\nhm\n</think>\n\ntwo<|im_end|>"]
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [
@@ -225,7 +237,7 @@ def test_rendered_rows_come_from_the_cache_until_anything_changes(jsonl, tokeniz
 
     first = render_rows(rows, render, "a", tmp_path / "cache")
     again = render_rows(rows, render, "a", tmp_path / "cache")
-    assert len(rendered) == 4 and again.problems == first.problems == [f"{rows[1].where}: no"] and again.key == first.key
+    assert len(rendered) == 4 and again.problems == first.problems == {1: ": no"} and again.key == first.key
     for row in range(4):
         expected = [] if row == 1 else transcriber(tokenizer).documents(rows[row])
         assert [document.token_ids.tolist() for document in again.documents(row)] == [d.token_ids.tolist() for d in expected]
