@@ -26,6 +26,7 @@ COMMANDS = {
     "length": ["learner.py", "length"],
     "vocabulary": ["learner.py", "vocabulary"],
     "prefix": ["learner.py", "prefix"],
+    "memory": ["memory.py"],
     "overhead": ["overhead.py"],
     "default_run": ["default_run.py"],
     "rewards": ["rewards.py", "100000"],
@@ -124,6 +125,16 @@ def length_section(numbers: Any) -> str:
     return table(["tokens", "s", "ms a token"], rows)
 
 
+def memory_section(numbers: Any) -> str:
+    """Growth of memory with length."""
+    rows = []
+    for tokens in sorted({*numbers["plain"], *numbers["checkpointed"]}, key=int):
+        sides = [numbers[side].get(tokens, {}) for side in ("plain", "checkpointed")]
+        rows.append([tokens, *(shown(side.get(name)) for side in sides for name in ("peak_gb", "step_s"))])
+    head = ["tokens", "peak, GB", "step, s", "checkpointed: peak, GB", "step, s"]
+    return f"{table(head, rows)}\n{numbers['free_gb']:.0f} GB were free.\n"
+
+
 def vocabulary_section(numbers: Any) -> str:
     """Growth with vocabulary."""
     columns = ("few_mb", "many_mb", "mb_per_1k_tokens")
@@ -208,6 +219,12 @@ LENGTH = """\
 
 One sequence, half prompt and half completion, SmolLM2 bf16.
 """
+MEMORY = """\
+## Memory and length
+
+One SFT step on one document, half of it trained, SmolLM2 in bf16 with float32 master weights and AdamW: peak resident memory of the
+learner's process. Lengths double until the next one would not fit the memory that was free; the model was made for 8,192 positions.
+"""
 VOCABULARY = """\
 ## Memory and vocabulary
 
@@ -242,6 +259,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "flops": (FLOPS, flops_section),
     "flops_compiled": (FLOPS_COMPILED, flops_section),
     "length": (LENGTH, length_section),
+    "memory": (MEMORY, memory_section),
     "vocabulary": (VOCABULARY, vocabulary_section),
     "prefix": (PREFIX, prefix_section),
     "overhead": (OVERHEAD, overhead_section),
