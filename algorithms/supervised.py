@@ -109,7 +109,7 @@ def loop(run: Run, metrics: MetricsWriter) -> None:
     """Steps until the recipe's last."""
     config, num_steps = run.config, run.recipe.num_steps
     if run.step >= num_steps:
-        run.console.say(f"this run has its {run.step} steps already; raise train.steps to go on")
+        run.console.say(f"this run has all of its {run.step} steps already")
         return
     before = {**run.recipe.counts, **evaluate(run)} if run.step == 0 else {}
     while run.step < num_steps:

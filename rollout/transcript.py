@@ -59,7 +59,7 @@ class Transcriber:
         """
         if conversation.images:
             raise UserError(f"{conversation.where}: holds an image, and the model is trained on text only")
-        messages = [_as_text(message) for message in conversation.messages]
+        messages = conversation.messages
         if self.takes_thinking_apart:
             messages = [_thinking_apart(message) for message in messages]
         places = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
@@ -94,6 +94,8 @@ class Transcriber:
         if not end:
             raise UserError(f"{conversation.where}: the chat template ends message {len(context)} with no special token")
         parts = [thinking, answer, *(call["function"]["name"] for call in message.get("tool_calls", ()))]
+        if not any(parts):
+            raise UserError(f"{conversation.where}: message {len(context)} says nothing")
         tools = [tool.get("function", tool).get("name", "") for tool in conversation.tools or ()]
         missing = [part for part in parts if part not in said] + [name for name in tools if name not in before]
         if missing:
@@ -111,12 +113,6 @@ class Transcriber:
         document = Document(token_ids=np.concatenate(token_ids), is_trained=np.concatenate(is_trained))
         document.is_trained[0] = False  # nothing predicts it
         return document
-
-
-def _as_text(message: Message) -> Message:
-    """Templates of text models print a list of typed parts as it is."""
-    content = message["content"]
-    return {**message, "content": "".join(part.get("text", "") for part in content)} if isinstance(content, list) else message
 
 
 def _thinking_apart(message: Message) -> Message:

@@ -49,7 +49,8 @@ def _conversation(task: TaskConfig, where: str, raw: RawRow) -> tuple[Conversati
     _check_columns(where, row)
     folder = Path(task.path or "").expanduser()
     checked = check_messages(where, _from_json(where, row["messages"]))
-    messages, images = take_images(where, checked, folder if folder.is_dir() else folder.parent)
+    with_parts, images = take_images(where, checked, folder if folder.is_dir() else folder.parent)
+    messages = [_think_inline(_plain(where, message)) for message in with_parts]
     if not any(message["role"] == "assistant" for message in messages):
         raise UserError(f"{where}: no message is the assistant's, so there is nothing to learn")
     tools, thinking = _from_json(where, row.get("tools")), row.get("thinking")
@@ -58,7 +59,7 @@ def _conversation(task: TaskConfig, where: str, raw: RawRow) -> tuple[Conversati
     if not isinstance(thinking, bool | None):
         raise UserError(f"{where}: `thinking` is {shorten(thinking)}, expected true or false")
     digest = digest_of([messages, tools, [digest_of(image.hex()).hex() for image in images]])
-    messages = [_think_inline(message) for message in with_system_prompt(where, messages, task.system_prompt)]
+    messages = with_system_prompt(where, messages, task.system_prompt)
     return Conversation(where=where, digest=digest, messages=messages, tools=tools or None, images=images), thinking
 
 
@@ -70,6 +71,17 @@ def _from_json(where: str, value: Any) -> Any:
         return json.loads(value)
     except ValueError as error:
         raise UserError(f"{where}: got {shorten(value)}, expected a list or its JSON text") from error
+
+
+def _plain(where: str, message: Message) -> Message:
+    """Parts that are all text become one text, which templates of text models want; those with images stay parts."""
+    if isinstance(message["content"], str):
+        return message
+    if other := [part["type"] for part in message["content"] if part["type"] not in ("text", "image")]:
+        raise UserError(f"{where}: a part of type {shorten(other[0])}, expected text or image")
+    if any(part["type"] == "image" for part in message["content"]):
+        return message
+    return {**message, "content": "".join(part.get("text", "") for part in message["content"])}
 
 
 def _think_inline(message: Message) -> Message:

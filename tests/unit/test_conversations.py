@@ -109,6 +109,7 @@ BAD = {
     json.dumps({"messages": [user("?"), assistant("", tool_calls=[{"function": {"name": "add", "arguments": "{"}}])]}): "tool call 0",
     json.dumps({"messages": [user([{"type": "image", "image": "gone.png"}]), assistant("a cat")]}): "cannot be read",
     json.dumps({"messages": [user([{"type": "image", "image": "rows.jsonl"}]), assistant("a cat")]}): "image 0 is broken",
+    json.dumps({"messages": [user([{"type": "video", "video": "a.mp4"}]), assistant("a cat")]}): "a part of type 'video', expected text",
     json.dumps({**pair(0), "thinking": "yes"}): "`thinking` is 'yes', expected true or false",
     json.dumps({**pair(0), "tools": ["add"]}): "`tools` is ['add'], expected a list of schemas",
 }
@@ -149,6 +150,12 @@ def test_thinking_is_kept_by_the_rows_word_or_in_exactly_the_set_share(jsonl):
     assert quarter < kept(0.5)[0] and len(kept(1.0)[0]) == 85 and len(kept(0.0)[0]) == 5
     texts = {row.messages[-1]["content"] for row in conversations}
     assert {"yes", "no"} < texts and any(text.startswith("<think>\nhm") and text.endswith("</think>\n\nno") for text in texts)
+
+
+def test_parts_that_are_all_text_are_one_text(jsonl):
+    parts = [{"type": "text", "text": "<think>hm</think>"}, {"type": "text", "text": "yes"}]
+    (apart, whole), _ = load_conversations(task(jsonl({"messages": [user("?"), assistant(parts)]}, pair("")), thinking=0.0))
+    assert apart.messages == whole.messages and apart.messages[1]["content"] == "yes"
 
 
 # Tokens
@@ -194,6 +201,12 @@ def test_tool_calls_are_trained_and_results_are_not(jsonl, tokenizer):
     assert '"name": "add", "description": "Adds."' in text
     assert stretches == ['<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call><|im_end|>', "It is 2.<|im_end|>"]
     with pytest.raises(UserError, match="the chat template leaves out 'add'"):
+        transcriber(tokenizer).documents(row)
+
+
+def test_a_turn_that_is_empty_without_its_thinking_is_refused(jsonl, tokenizer):
+    row = conversation(jsonl, user("?"), assistant("<think>hm</think>"), thinking=False)
+    with pytest.raises(UserError, match="line 1: message 1 says nothing"):
         transcriber(tokenizer).documents(row)
 
 
