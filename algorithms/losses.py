@@ -130,6 +130,14 @@ def reinforce(tokens: LossTokens) -> Tensor:
     return -exp_clamped(log_ratio_N) * tokens.advantages_N * tokens.policy_logprobs_N
 
 
+def negative_logprob(tokens: LossTokens) -> Tensor:
+    """Cross entropy with the tokens themselves, as supervised fine-tuning minimises it: loss = -policy log-probability.
+
+    Normaliser: token_mean, or any other. The property that its test pins: with token_mean the loss equals transformers' own.
+    """
+    return -tokens.policy_logprobs_N
+
+
 def kl_to_reference(tokens: LossTokens) -> Tensor:
     """The estimator k3 of KL(policy || reference): exp(d) - d - 1 with d = ref - policy, shape (N,), never negative.
 

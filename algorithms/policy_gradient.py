@@ -32,7 +32,7 @@ from posttrain.metrics import MetricsWriter
 from posttrain.packing import leave_out, pack
 from posttrain.rollout.engine import EngineSpec
 from posttrain.rundir import run_folder, write_config
-from posttrain.stats import Row, Timer
+from posttrain.stats import Row, Timer, with_evaluation
 from posttrain.types import Batch, Group
 
 
@@ -117,7 +117,7 @@ def loop(run: Run, metrics: MetricsWriter) -> None:
         before = {}
         last = run.step >= config.train.steps
         if last or _is_due(config.eval.every, run.step, config.train.minibatches):
-            rows[-1] = _with_evaluation(rows[-1], run.rollouts.evaluate(run.step))
+            rows[-1] = with_evaluation(rows[-1], run.rollouts.evaluate(run.step))
             run.timer.take()
         for row in rows:
             metrics.write(row)
@@ -232,12 +232,6 @@ def _finish_rows(rows: list[Row], rollout: RolloutBatch, seconds: dict[str, floa
         row |= {**rollout.row, **times, "time/step_s": sum(times.values())}
     num_tokens = sum(episode.num_completion_tokens for group in rollout.sampled for episode in group.episodes)
     rows[0]["rollout/tokens_per_s"] = num_tokens / seconds["rollout"]
-
-
-def _with_evaluation(row: Row, values: Row) -> Row:
-    """Where the run's only row holds the evaluation before training as well, that one is renamed."""
-    kept = {f"{name}_before" if name in values and name.startswith("eval/") else name: value for name, value in row.items()}
-    return {**kept, **values}
 
 
 def _learner_spec(config: Config, algo: PolicyGradientConfig, inputs: Inputs, threads: int) -> LearnerSpec:

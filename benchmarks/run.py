@@ -20,11 +20,13 @@ from posttrain.cluster import KEEP_MEMORY
 FOLDER = Path(__file__).parent
 COMMANDS = {
     "trl": ["against_trl.py"],
+    "sft": ["sft_against_trl.py"],
     "flops": ["learner.py", "flops"],
     "flops_compiled": ["learner.py", "flops_compiled"],
     "length": ["learner.py", "length"],
     "vocabulary": ["learner.py", "vocabulary"],
     "prefix": ["learner.py", "prefix"],
+    "memory": ["memory.py"],
     "overhead": ["overhead.py"],
     "default_run": ["default_run.py"],
     "rewards": ["rewards.py", "100000"],
@@ -95,6 +97,16 @@ def trl_section(numbers: Any) -> str:
     return table(head, rows)
 
 
+def sft_section(numbers: Any) -> str:
+    """SFT against TRL."""
+    names = {"trl": "TRL", "trl_without_checkpointing": "TRL without checkpointing", "ours": "posttrain"}
+    rows = [
+        [name, f"{numbers['medians'][side]:.0f}", shown(numbers["ratios"].get(side)), str(len(numbers["tokens_per_s"][side]))]
+        for side, name in names.items()
+    ]
+    return table(["", "tokens a second", "posttrain's over it", "steps"], rows)
+
+
 def shown(value: float | None) -> str:
     """A number, or that it was not measured."""
     return "-" if value is None else f"{value:.1f}"
@@ -111,6 +123,16 @@ def length_section(numbers: Any) -> str:
     """Growth with length."""
     rows = [[tokens, f"{row['step_s']:.2f}", f"{row['ms_per_token']:.2f}"] for tokens, row in numbers.items()]
     return table(["tokens", "s", "ms a token"], rows)
+
+
+def memory_section(numbers: Any) -> str:
+    """Growth of memory with length."""
+    rows = []
+    for tokens in sorted({*numbers["plain"], *numbers["checkpointed"]}, key=int):
+        sides = [numbers[side].get(tokens, {}) for side in ("plain", "checkpointed")]
+        rows.append([tokens, *(shown(side.get(name)) for side in sides for name in ("peak_gb", "step_s"))])
+    head = ["tokens", "peak, GB", "step, s", "checkpointed: peak, GB", "step, s"]
+    return f"{table(head, rows)}\n{numbers['free_gb']:.0f} GB were free.\n"
 
 
 def vocabulary_section(numbers: Any) -> str:
@@ -173,6 +195,14 @@ settings: `use_cpu`, `bf16`, `beta=0`, as many completions in a micro-batch as a
 checkpointing among them; and the same without that. It samples with transformers, because its vLLM modes want a GPU. Seeds 0 and up,
 one a turn; the first step of a process is left out.
 """
+SFT = """\
+## SFT against TRL 1.16.0
+
+SFTTrainer and posttrain's algo=sft: the same SmolLM2 weights in bf16, the same 2,000 rows of random words (a question and an answer, 20 to
+1,000 tokens), 16 rows a step, loss on the answers, on the CPU. TRL's settings: `use_cpu`, `bf16`, its own defaults otherwise, gradient
+checkpointing and 8 padded rows a micro-batch among them (its packing wants FlashAttention); and the same without checkpointing. Tokens are
+those of the rows, without padding; the first step of a process is left out.
+"""
 FLOPS = """\
 ## The learner against the machine
 
@@ -188,6 +218,12 @@ LENGTH = """\
 ## Growth with length
 
 One sequence, half prompt and half completion, SmolLM2 bf16.
+"""
+MEMORY = """\
+## Memory and length
+
+One SFT step on one document, half of it trained, SmolLM2 in bf16 with float32 master weights and AdamW: peak resident memory of the
+learner's process. Lengths double until the next one would not fit the memory that was free; the model was made for 8,192 positions.
 """
 VOCABULARY = """\
 ## Memory and vocabulary
@@ -219,9 +255,11 @@ Rule rewards on short answers in two scoring processes; memory is that of all pr
 """
 SECTIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "trl": (TRL, trl_section),
+    "sft": (SFT, sft_section),
     "flops": (FLOPS, flops_section),
     "flops_compiled": (FLOPS_COMPILED, flops_section),
     "length": (LENGTH, length_section),
+    "memory": (MEMORY, memory_section),
     "vocabulary": (VOCABULARY, vocabulary_section),
     "prefix": (PREFIX, prefix_section),
     "overhead": (OVERHEAD, overhead_section),

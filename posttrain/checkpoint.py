@@ -23,8 +23,11 @@ class CheckpointStore:
         self.folder = run_folder / "checkpoints"
         self.keep = keep
 
-    def write(self, step: int, state: dict[str, Any], save: Callable[[str], None]) -> Path:
-        """Writes checkpoint `step`: `save` fills the folder it is given, `state` (JSON) is the driver's."""
+    def write(self, step: int, state: dict[str, Any], save: Callable[[str], None], best: int | None = None) -> Path:
+        """Writes checkpoint `step`: `save` fills the folder it is given, `state` (JSON) is the driver's.
+
+        best: the step whose checkpoint stays however old it is, and is found as checkpoints/best.
+        """
         draft = self.folder / f".draft_{step}"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -35,9 +38,20 @@ class CheckpointStore:
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
         _sync(self.folder)
+        if best is not None:
+            self.name_best(best)
         for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.folder / f"step_{old}")
+            if old != best:
+                shutil.rmtree(self.folder / f"step_{old}")
         return final
+
+    def name_best(self, step: int) -> None:
+        """Lets checkpoints/best point to the checkpoint of `step`."""
+        draft = self.folder / ".draft_best"
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(f"step_{step}")
+        draft.replace(self.folder / "best")
+        _sync(self.folder)
 
     def steps(self) -> list[int]:
         """Steps that have a whole checkpoint, oldest first."""

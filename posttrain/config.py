@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -41,16 +41,17 @@ class ModelConfig:
 
 @dataclass
 class TaskConfig:
-    """Where prompts come from and how answers are scored."""
+    """Where prompts or conversations come from, and how answers are scored."""
 
     name: str = MISSING  # names the metrics eval/<name>/...
-    source: str = "reasoning_gym"  # reasoning_gym, generated, or file
-    family: str | None = None  # not for files: the family of problems, such as chain_sum or code_problems
-    params: dict[str, Any] = field(default_factory=dict)  # not for files: the family's own parameters
-    num_examples: int = 2000  # not for files: examples drawn; repeated questions are kept once
-    path: str | None = None  # file: a .jsonl or .parquet file whose rows have `messages` and `answer`
+    source: str = "reasoning_gym"  # reasoning_gym, generated, file, or dataset
+    family: str | None = None  # reasoning_gym and generated: the family of problems, such as chain_sum or code_problems
+    params: dict[str, Any] = field(default_factory=dict)  # reasoning_gym and generated: the family's own parameters
+    num_examples: int = 2000  # reasoning_gym and generated: examples drawn; repeated questions are kept once
+    path: str | None = None  # file: .jsonl or .parquet, rows with `messages` (and `answer`); dataset: its folder or hub name
     heldout_fraction: float = 0.25  # share of the distinct prompts kept for evaluation, chosen by their content
     system_prompt: str | None = None  # put before each prompt; default: what the model's chat template does
+    thinking: float = 1.0  # algo=sft: share of the rows with <think> that keep it; a row's own `thinking` comes first
     rewards: dict[str, float] = field(default_factory=dict)  # reward name -> weight
     share: float = 1.0  # of the prompts of a batch, in proportion to the other tasks' shares
 
@@ -59,7 +60,14 @@ class TaskConfig:
 class AlgoConfig:
     """What every algorithm has; each one's file adds its own keys."""
 
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Keys and sections that mean nothing to the algorithm: not checked, and refused on the command line."""
+
     name: str = MISSING  # the algorithm's name in metrics and in run.dir; set by algo=<name>
+
+    def uses(self, key: str) -> bool:
+        """Whether a key means something to the algorithm."""
+        return not any(key == name or key.startswith(f"{name}.") for name in self.unused)
 
     def validate(self) -> None:
         """Checks the algorithm's own keys; the base has none to check.
@@ -137,7 +145,7 @@ class EvalConfig:
     """Held-out evaluation; always before the first and after the last step."""
 
     every: int = 0  # steps between further evaluations; 0: none
-    num_prompts: int = 50  # held-out prompts, the same ones every time
+    num_prompts: int = 50  # held-out prompts, or rows of each task, the same ones every time
     samples_per_prompt: int = 8  # episodes a prompt; eval/<task>/reward_mean is over all of them
 
 
@@ -199,14 +207,17 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "weights.canary_tolerance": (lambda value: value is None or (math.isfinite(value) and value > 0), "null or a number above 0"),
 }
 
+DRAWN = ("reasoning_gym", "generated")  # sources that need no files
+
 _TASK_RULES: dict[str, tuple[Callable[[TaskConfig], object], str]] = {
-    "source": (lambda task: task.source in ("reasoning_gym", "generated", "file"), "one of reasoning_gym, generated, file"),
+    "source": (lambda task: task.source in (*DRAWN, "file", "dataset"), f"one of {', '.join(DRAWN)}, file, dataset"),
     "num_examples": (lambda task: task.num_examples > 0, "a number above 0"),
     "heldout_fraction": (lambda task: 0 < task.heldout_fraction < 1, "a number between 0 and 1"),
     "rewards": (lambda task: task.rewards and all(map(math.isfinite, task.rewards.values())), "at least one reward name: weight"),
+    "thinking": (lambda task: 0 <= task.thinking <= 1, "a share from 0 to 1"),
     "share": (lambda task: math.isfinite(task.share) and task.share > 0, "a number above 0"),
-    "family": (lambda task: task.source == "file" or task.family, "a family of problems, such as chain_sum"),
-    "path": (lambda task: task.source != "file" or task.path, "a .jsonl or .parquet file, because of source=file"),
+    "family": (lambda task: task.source not in DRAWN or task.family, "a family of problems, such as chain_sum"),
+    "path": (lambda task: task.source in DRAWN or task.path, "a .jsonl or .parquet file, or with source=dataset a folder or hub name"),
 }
 
 
@@ -215,12 +226,13 @@ def validate(config: Config) -> None:
 
     Raises UserError: with the key, what was got and what was expected.
     """
+    algo: AlgoConfig = config.algo
     for key, (holds, expected) in _RULES.items():
         got = attrgetter(key)(config)
-        if not holds(got):
+        if algo.uses(key) and not holds(got):
             raise UserError(f"{key}={got}: expected {expected}")
     for section, task in {"task": config.task, **{f"mixture.{name}": task for name, task in config.mixture.items()}}.items():
-        _validate_task(section, task)
+        _validate_task(section, task, algo)
     names = [task.name for task in config.tasks]
     if len(set(names)) < len(names):
         raise UserError(f"tasks {', '.join(names)}: expected different names, which tell their metrics apart; set mixture.<task>.name")
@@ -236,7 +248,7 @@ def validate(config: Config) -> None:
             f"train.steps={train.steps}: expected a multiple of train.minibatches={train.minibatches}",
         ),
         (
-            config.rollout.max_completion_tokens < config.model.context_tokens,
+            not algo.uses("rollout") or config.rollout.max_completion_tokens < config.model.context_tokens,
             f"rollout.max_completion_tokens={config.rollout.max_completion_tokens}: expected less than "
             f"model.context_tokens={config.model.context_tokens}, which holds the prompt too",
         ),
@@ -248,11 +260,11 @@ def validate(config: Config) -> None:
     for holds_together, message in together:
         if not holds_together:
             raise UserError(message)
-    config.algo.validate()
+    algo.validate()
 
 
-def _validate_task(section: str, task: TaskConfig) -> None:
+def _validate_task(section: str, task: TaskConfig, algo: AlgoConfig) -> None:
     for key, (holds, expected) in _TASK_RULES.items():
-        if not holds(task):
+        if algo.uses(f"task.{key}") and not holds(task):
             got = vars(task)[key]
             raise UserError(f"{section}.{key}={'null' if got is None else got}: expected {expected}")

@@ -40,7 +40,6 @@ class Console:
         """The table of what will happen, so that nobody has to guess what a batch is."""
         train, group_size = config.train, config.algo.group_size
         engines, learners = cluster.engines, cluster.learners
-        table = Table(title=f"posttrain {config.algo.name}", show_header=False)
         rows = {
             "model": f"{config.model.path}, {config.model.dtype}",
             **_task_rows(inputs),
@@ -57,6 +56,11 @@ class Console:
             "seed": str(config.run.seed),
             "files": str(folder),
         }
+        self.table(f"posttrain {config.algo.name}", rows)
+
+    def table(self, title: str, rows: Mapping[str, str]) -> None:
+        """A table of names and what is to be known of each."""
+        table = Table(title=title, show_header=False)
         for name, value in rows.items():
             table.add_row(name, value)
         self._out.print(table)
@@ -72,17 +76,27 @@ class Console:
         self._status.update(text)
 
     def step(self, row: Mapping[str, float | int]) -> None:
-        """One line for a finished step."""
-        self._step_seconds.append(float(row["time/step_s"]))
-        recent = self._step_seconds[-20:]
-        left_s = (self.total_steps - int(row["step"])) * sum(recent) / len(recent)
+        """One line for a finished step of an algorithm that samples."""
         self._out.print(
             f"step {row['step']:>4}/{self.total_steps}  reward {row['reward/mean']:.3f}  "
             f"length {row['rollout/completion_tokens_mean']:.1f}  "
             f"mismatch {row['mismatch/logprob_abs_mean']:.4f} (max {row['mismatch/logprob_abs_max']:.3f})  "
             f"rollout {row['time/rollout_s']:.1f}s reward {row['time/reward_s']:.1f}s learn {row['time/learn_s']:.1f}s "
-            f"publish {row['time/publish_s']:.1f}s  left {_clock(left_s)}"
+            f"publish {row['time/publish_s']:.1f}s  left {self._left(row)}"
         )
+
+    def supervised_step(self, row: Mapping[str, float | int]) -> None:
+        """One line for a finished step of an algorithm that learns from rows."""
+        self._out.print(
+            f"step {row['step']:>4}/{self.total_steps}  loss {row['loss/total']:.4f}  gradient {row['loss/grad_norm']:.2f}  "
+            f"epoch {row['data/epoch']:.2f}  {row['data/tokens']} tokens, {row['data/tokens_per_s']:.0f} a second  left {self._left(row)}"
+        )
+
+    def _left(self, row: Mapping[str, float | int]) -> str:
+        """The time that the remaining steps will take, from the latest ones."""
+        self._step_seconds.append(float(row["time/step_s"]))
+        recent = self._step_seconds[-20:]
+        return _clock((self.total_steps - int(row["step"])) * sum(recent) / len(recent))
 
     def evaluation(self, when: str, values: Row) -> None:
         """One line for an evaluation."""

@@ -45,6 +45,12 @@ class Learners:
         calls = [self.cluster.call(member, "step", share, objective) for member, share in zip(self.members, shares, strict=True)]
         return LearnerStats.merge(self.cluster.wait(calls))
 
+    def evaluate(self, batches: Sequence[Batch], objective: Objective) -> float:
+        """The loss over micro-batches that make up the whole, without a step."""
+        shares = spread(batches, len(self.members))
+        calls = [self.cluster.call(member, "evaluate", share, objective) for member, share in zip(self.members, shares, strict=True)]
+        return float(sum(self.cluster.wait(calls)))
+
     def score_old(self, batches: Sequence[Batch], temperature: float) -> None:
         """Sets old_logprobs of every batch to the current model's log-probabilities."""
         for batch, logprobs_T in self._score(batches, temperature, by_reference=False):

@@ -134,6 +134,16 @@ class Learner(Worker):
         self.advance()
         return stats
 
+    def evaluate(self, batches: Sequence[Batch], objective: Objective) -> float:
+        """The loss of this rank's micro-batches under the current weights; nothing changes."""
+        total = 0.0
+        with torch.no_grad(), self.computing():
+            for batch in batches:
+                logprobs_N, _ = self._score(self.engine, batch, self.spec.temperature)
+                total += float((self._trained(batch, batch.loss_weights) * objective(self._loss_tokens(batch, logprobs_N))).sum())
+                self.advance()
+        return total
+
     def score(self, batches: Sequence[Batch], temperature: float, by_reference: bool = False) -> list[FloatArray]:
         """Log-probabilities of the trained tokens in stream order, one array a batch, under the current or the reference's weights."""
         scored = []

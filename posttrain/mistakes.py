@@ -7,6 +7,7 @@ names. Their exceptions' fields are used; their text only where there is nothing
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, get_args
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -14,7 +15,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 
 from posttrain.config import AlgoConfig
 from posttrain.errors import nearest
-from posttrain.help import Key, known_keys
+from posttrain.help import Key, keys_of, known_keys
 
 _EXPECTED = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
@@ -36,6 +37,11 @@ def explain(error: Exception, algorithms: Mapping[str, type[AlgoConfig]], overri
     key, chosen = re.sub(r"^mixture\.[^.]+\.", "task.", located.full_key or ""), located.object_type
     kinds = [chosen] if isinstance(chosen, type) and issubclass(chosen, AlgoConfig) else list(algorithms.values())
     keys = known_keys(kinds)
+    holder = next((name for name, known in keys.items() if chosen in get_args(known.type)), None)
+    if isinstance(chosen, type) and holder:
+        # OmegaConf names a key inside a list's element alone.
+        key = f"{holder}.{key}"
+        keys = {known.name: known for known in keys_of(chosen, holder)}
     if isinstance(located, MissingMandatoryValue):
         return f"{key} is required: give {key}=<value>"
     if isinstance(located, ValidationError):
@@ -79,6 +85,8 @@ def _expected(full_key: str, keys: Mapping[str, Key]) -> str:
 def _type_name(kind: Any) -> str:
     if kind in _EXPECTED:
         return _EXPECTED[kind]
+    if is_dataclass(kind):
+        return f"a mapping with {', '.join(field.name for field in fields(kind))}"
     *parts, last = get_args(kind)
     if last is type(None):
         return f"{_type_name(parts[0])} or null"

@@ -1,4 +1,4 @@
-"""Groups to batches: the only place where token streams and loss weights are made.
+"""Groups and documents to batches: the only place where token streams and loss weights are made.
 
 Everything here is done once for a whole optimizer step, before the step is cut into micro-batches and spread over ranks,
 so that neither can change the result. Numpy only; what a batch becomes on a device is the learner's business.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.types import Batch, Episode, FloatArray, Group, IntArray
+from posttrain.types import Batch, Document, Episode, FloatArray, Group, IntArray
 
 NORMALIZATIONS = ("sequence_mean", "token_mean", "sequence_sum", "constant")
 """How the tokens of an optimizer step are weighed; `loss_weights` says what each does."""
@@ -32,10 +32,11 @@ class _Branch:
 
 @dataclass(slots=True, kw_only=True)
 class _Tree:
-    """A prompt and branches that share it in one micro-batch."""
+    """A prompt and branches that share it in one micro-batch; or a document: a prompt that is itself trained, and no branches."""
 
     prompt_token_ids: IntArray
     branches: list[_Branch]
+    prompt_loss_weights: FloatArray | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -50,7 +51,10 @@ def loss_weights(groups: Sequence[Group], normalization: str, max_tokens: int = 
     constant: 1 / (S * max_tokens), as if every sequence had the longest length. An episode without tokens weighs 0 and
     still counts in S.
     """
-    lengths = [[episode.num_completion_tokens for episode in group.counted] for group in groups]
+    return _weights([[episode.num_completion_tokens for episode in group.counted] for group in groups], normalization, max_tokens)
+
+
+def _weights(lengths: list[list[int]], normalization: str, max_tokens: int = 1) -> list[list[float]]:
     num_sequences, num_tokens = sum(map(len, lengths)), sum(map(sum, lengths))
 
     def weight(length: int) -> float:
@@ -105,6 +109,20 @@ def pack(
         pairs = zip(group.counted, row, strict=True)
         branches = [_branch(episode, weight) for episode, weight in pairs if weight > 0 and (is_measured or episode.advantage != 0)]
         trees += _cut(group.prompt_token_ids, branches, microbatch_tokens if shared_prefix else 0)
+    return [_stream(bin_) for bin_ in _fill(trees, microbatch_tokens)]
+
+
+def pack_documents(documents: Sequence[Document], *, normalization: str, microbatch_tokens: int) -> list[Batch]:
+    """Packs the documents of one optimizer step into micro-batches; none sees another, and positions begin anew with each.
+
+    normalization: sequence_mean, token_mean or sequence_sum, as `loss_weights` has them, a document being a sequence. One
+    longer than the budget gets a micro-batch of its own.
+    """
+    [weights] = _weights([[int(document.is_trained.sum()) for document in documents]], normalization)
+    trees = [
+        _Tree(prompt_token_ids=document.token_ids, branches=[], prompt_loss_weights=document.is_trained * np.float32(weight))
+        for document, weight in zip(documents, weights, strict=True)
+    ]
     return [_stream(bin_) for bin_ in _fill(trees, microbatch_tokens)]
 
 
@@ -215,6 +233,9 @@ def _stream(trees: list[_Tree]) -> Batch:
     for tree in trees:
         prompt_id = writer.num_segments
         prompt = writer.append(tree.prompt_token_ids, first_position=0, prefix_id=None)
+        if tree.prompt_loss_weights is not None:
+            batch.predictor_ids[prompt.start + 1 : prompt.stop] = np.arange(prompt.start, prompt.stop - 1)
+            batch.loss_weights[prompt] = tree.prompt_loss_weights
         for branch in tree.branches:
             where = writer.append(branch.token_ids, first_position=len(tree.prompt_token_ids), prefix_id=prompt_id)
             batch.predictor_ids[where] = np.arange(where.start - 1, where.stop - 1)

@@ -88,6 +88,7 @@ def _dispatch(argv: list[str]) -> None:
         started.append("job")
         try:
             config = to_config(composed, algorithms)
+            _check_used(config, overrides)
             config.algo.run(config)
         except (UserError, RunError) as error:
             # Hydra would put a line of its own before an Exception; SystemExit passes through it.
@@ -103,6 +104,13 @@ def _dispatch(argv: list[str]) -> None:
             if started:
                 raise
             raise UserError(explain(error, algorithms, overrides)) from error
+
+
+def _check_used(config: Config, overrides: list[str]) -> None:
+    """Raises UserError: a key was given that means nothing to the algorithm."""
+    for key in (override.lstrip("+~").partition("=")[0] for override in overrides):
+        if not config.algo.uses(key):
+            raise UserError(f"{key}: algo={config.algo.name} does not use it; leave it out")
 
 
 def _read_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -125,15 +125,21 @@ class LearnerStats:
         """Mean over the trained episodes of the mean over their tokens, in nats."""
         return self.sums["episode_entropy"] / max(1, self.sums["episodes"])
 
+    def step_row(self) -> Row:
+        """What every objective has, as metrics."""
+        return {
+            "loss/total": self.sums["loss"],
+            "loss/grad_norm": self.grad_norm,
+            "loss/lr": self.lr,
+            "loss/trained_tokens": int(self.sums["tokens"]),
+        }
+
     def row(self) -> Row:
-        """As metrics."""
+        """As metrics of a policy that sampled what it learns from."""
         sums, n = self.sums, max(1, self.sums["tokens"])
         row: Row = {
-            "loss/total": sums["loss"],
-            "loss/grad_norm": self.grad_norm,
+            **self.step_row(),
             "loss/ratio_max": self.maxima["ratio"],
-            "loss/lr": self.lr,
-            "loss/trained_tokens": int(sums["tokens"]),
             "loss/without_gradient_fraction": sums["without_gradient"] / n,
             "rollout/entropy": sums["entropy"] / n,
             "rollout/episode_entropy": self.episode_entropy,
@@ -148,6 +154,12 @@ class LearnerStats:
             pairs = enumerate(pairwise(LOG_RATIO_EDGES))
             row |= {f"loss/log_ratio_{low:g}_{high:g}": sums[f"log_ratio_{index}"] / n for index, (low, high) in pairs}
         return row
+
+
+def with_evaluation(row: Row, values: Row) -> Row:
+    """The row of a step and the evaluation after it; one before training that stands in the same row is renamed."""
+    kept = {f"{name}_before" if name in values and name.startswith("eval/") else name: value for name, value in row.items()}
+    return {**kept, **values}
 
 
 def _over_episodes(values: NDArray[np.float64], segments: IntArray) -> tuple[int, float]:

@@ -168,3 +168,29 @@ class Batch:
     def num_tokens(self) -> int:
         """Length of the stream."""
         return len(self.token_ids)
+
+
+@dataclass(slots=True, kw_only=True)
+class Conversation:
+    """A conversation to learn from: one row of a task's data.
+
+    where: the row's place, for error lines. digest: follows from the row's content alone. tools: JSON schemas that the chat
+    template lists. images: the files' bytes, in the order of the messages' image parts.
+    """
+
+    where: str
+    digest: bytes
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
+    images: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class Document:
+    """A conversation, or a part of one, as tokens: token_ids int64 (T,), is_trained bool (T,), never true for the first.
+
+    "2 + 3 =" answered by [20 21 2] is token_ids [10 11 12 13 20 21 2], is_trained [0 0 0 0 1 1 1].
+    """
+
+    token_ids: IntArray
+    is_trained: NDArray[np.bool_]

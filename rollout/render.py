@@ -31,10 +31,10 @@ class Renderer:
             UserError: the template refuses these messages.
         """
         try:
-            text = self._text(messages, add_generation_prompt=True)
+            text = self.render(messages, add_generation_prompt=True)
         except Exception as error:  # a template is a program of the model's author and may raise anything
             raise UserError(f"the model's chat template refuses the messages {_shorten(messages)}: {error}") from error
-        return self._ids(text)
+        return self.encode(text)
 
     def observation(self, messages: Sequence[Message], observed: Sequence[Message]) -> IntArray:
         """The tokens between a turn's stop token and the policy's next token; int64.
@@ -45,24 +45,27 @@ class Renderer:
             UserError: the template does not append, or does not close a turn with the stop token.
         """
         turn = {"role": "assistant", "content": _PROBE}
-        opened = self._text(messages, add_generation_prompt=True)
-        closed = self._text([*messages, turn], add_generation_prompt=False)
-        continued = self._text([*messages, turn, *observed], add_generation_prompt=True)
+        opened = self.render(messages, add_generation_prompt=True)
+        closed = self.render([*messages, turn], add_generation_prompt=False)
+        continued = self.render([*messages, turn, *observed], add_generation_prompt=True)
         stop = opened + _PROBE + self.tokenizer.eos_token
         if not (closed.startswith(stop) and continued.startswith(closed)):
             raise UserError(
                 "the model's chat template does not append: it changes earlier messages when later ones follow, so turns cannot be chained"
             )
-        return self._ids(continued[len(stop) :])
+        return self.encode(continued[len(stop) :])
 
     def text(self, token_ids: IntArray) -> str:
         """What a turn says, special tokens left out; for rewards and people, never for the model again."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
 
-    def _text(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt))
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool, **variables: Any) -> str:
+        """The template's text; `variables` are its own (tools, enable_thinking), and one that does not know them ignores them."""
+        options = {**variables, "tokenize": False, "add_generation_prompt": add_generation_prompt}
+        return str(self.tokenizer.apply_chat_template(list(messages), **options))
 
-    def _ids(self, text: str) -> IntArray:
+    def encode(self, text: str) -> IntArray:
+        """Tokens of a rendered text, which holds its special tokens already; int64."""
         return np.asarray(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
 
 

@@ -1,4 +1,4 @@
-"""Where prompts come from: a family of reasoning-gym or of our own generators, or a file; split once into a training and a held-out half.
+"""Where prompts come from: a family of reasoning-gym or of our generators, a file or a dataset; split once into a training and a held-out half.
 
 What a prompt is called and which half it is in follow from the content of its own messages alone: not from its place, the
 run's seed or `task.system_prompt`. So a file may grow, and two system prompts are compared on the same held-out questions.
@@ -6,7 +6,6 @@ run's seed or `task.system_prompt`. So a file may grow, and two system prompts a
 Left out on purpose: rendering (rollout/render.py), the order of use (cursor.py) and mixtures of tasks.
 """
 
-import hashlib
 import json
 import os
 import pickle
@@ -17,15 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from posttrain.config import TaskConfig
 from posttrain.data import generated
+from posttrain.data.messages import check_messages, digest_of, is_heldout, with_system_prompt
+from posttrain.data.rows import fields_of, raw_rows
 from posttrain.errors import UserError, nearest
 from posttrain.types import Message, Prompt
 
-ROLES = ("system", "user", "assistant", "tool")
 COLUMNS = ("id", "messages", "prompt", "answer")
 DRAW_SCRIPT = Path(__file__).with_name("draw_reasoning_gym.py")
 DRAW_DEADLINE_S = 600.0
@@ -60,8 +57,8 @@ def load_task(task: TaskConfig) -> TaskData:
         raise UserError(f"task.source={task.source}: {nearest(task.source, _SOURCES)}")
     data = TaskData(name=task.name, train=[], heldout=[])
     for digest, row in _distinct(_SOURCES[task.source](task)):
-        is_heldout = int.from_bytes(digest[:8]) < task.heldout_fraction * 2**64
-        (data.heldout if is_heldout else data.train).append(_prompt(task, digest, row))
+        chosen = data.heldout if is_heldout(digest, task.heldout_fraction) else data.train
+        chosen.append(_prompt(task, digest, row))
     for half, prompts in (("training", data.train), ("held-out", data.heldout)):
         if not prompts:
             raise UserError(
@@ -75,7 +72,7 @@ def _distinct(rows: Iterable[_Row]) -> Iterator[tuple[bytes, _Row]]:
     seen: set[bytes] = set()
     first_with_id: dict[str, str] = {}
     for row in rows:
-        digest = hashlib.sha256(json.dumps(row.messages, sort_keys=True, separators=(",", ":")).encode()).digest()
+        digest = digest_of(row.messages)
         if digest in seen:
             continue
         seen.add(digest)
@@ -85,11 +82,7 @@ def _distinct(rows: Iterable[_Row]) -> Iterator[tuple[bytes, _Row]]:
 
 
 def _prompt(task: TaskConfig, digest: bytes, row: _Row) -> Prompt:
-    messages = row.messages
-    if task.system_prompt is not None:
-        if messages[0]["role"] == "system":
-            raise UserError(f"{row.where}: has a system message of its own, but task.system_prompt is set too; remove one of them")
-        messages = [{"role": "system", "content": task.system_prompt}, *messages]
+    messages = with_system_prompt(row.where, row.messages, task.system_prompt)
     name = digest.hex()[:16] if row.id is None else row.id
     return Prompt(id=f"{task.name}/{name}", task=task.name, messages=messages, reference=row.answer, metadata=row.metadata)
 
@@ -145,49 +138,12 @@ def _draw(task: TaskConfig) -> Any:
     return pickle.loads(process.stdout)
 
 
-def _file_rows(task: TaskConfig) -> Iterator[_Row]:
-    path = Path(task.path or "").expanduser()
-    if path.suffix not in _READERS:
-        raise UserError(f"task.path={task.path}: expected a file that ends in {' or '.join(_READERS)}")
-    if not path.is_file():
-        raise UserError(f"task.path={task.path}: there is no such file")
-    is_empty = True
-    for where, row in _READERS[path.suffix](path):
-        is_empty = False
-        row = {name: value for name, value in row.items() if value is not None}
+def _stored_rows(task: TaskConfig) -> Iterator[_Row]:
+    for where, raw in raw_rows(task, COLUMNS, _check_columns):
+        row = fields_of(where, raw)
         _check_columns(where, row)
         row_id = str(row["id"]) if "id" in row else None
         yield _Row(where=where, messages=_messages(where, row), answer=row["answer"], id=row_id)
-    if is_empty:
-        raise UserError(f"task.path={task.path}: the file holds no rows")
-
-
-def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path} line {number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{where}: not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{where}: got {line[:40]!r}, expected a JSON object with `messages` and `answer`")
-            yield where, row
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    num_read = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            _check_columns(str(path), names)
-            batches = file.iter_batches(columns=[name for name in names if name in COLUMNS])
-            for num_read, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
-                yield f"{path} row {num_read}", row
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as Parquet after row {num_read}: {' '.join(str(error).split())}") from error
 
 
 def _check_columns(where: str, names: Iterable[str]) -> None:
@@ -201,41 +157,15 @@ def _messages(where: str, row: dict[str, Any]) -> list[Message]:
     if "messages" in row and "prompt" in row:
         raise UserError(f"{where}: both `messages` and `prompt`, expected one of them")
     messages = row["messages"] if "messages" in row else [{"role": "user", "content": row["prompt"]}]
-    if not isinstance(messages, list) or not messages:
-        raise UserError(f"{where}: `messages` is {_short(messages)}, expected a list of {{role, content}}")
-    checked = [_message(f"{where}: message {i}", message) for i, message in enumerate(messages)]
+    checked = check_messages(where, messages)
     if checked[-1]["role"] != "user":
         raise UserError(f"{where}: the last message is the {checked[-1]['role']}'s, expected the user's")
     return checked
 
 
-def _message(where: str, fields: Any) -> Message:
-    if not isinstance(fields, dict):
-        raise UserError(f"{where} is {_short(fields)}, expected {{role, content}}")
-    message = _without_nulls(fields)
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        raise UserError(f"{where} has role {_short(role)}; {nearest(str(role), ROLES)}")
-    if isinstance(content, list) and content and all(isinstance(part, dict) and "type" in part for part in content):
-        return {**message, "content": [_without_nulls(part) for part in content]}
-    if not isinstance(content, str) or not content:
-        raise UserError(f"{where} has content {_short(content)}, expected a text or a list of typed parts")
-    return message
-
-
-def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
-    # Parquet gives every struct of a column the same fields; without its nulls a prompt is the same as in JSONL.
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 _SOURCES: dict[str, Callable[[TaskConfig], Iterator[_Row]]] = {
     "reasoning_gym": _drawn_rows,
     "generated": _generated_rows,
-    "file": _file_rows,
+    "file": _stored_rows,
+    "dataset": _stored_rows,
 }
-_READERS: dict[str, Callable[[Path], Iterator[tuple[str, dict[str, Any]]]]] = {".jsonl": _jsonl, ".parquet": _parquet}

@@ -98,6 +98,16 @@ ONE_LINE = {
     "algo=grpo algo.correction=icepopp": "algo.correction=icepopp: unknown; did you mean icepop?",
     "algo=gspo algo.clip_low=0": "algo.clip_low=0.0: expected a number above 0",
     "algo=sapo algo.entropy_band=[0.3,0.1]": "algo.entropy_band=[0.3, 0.1]: expected []",
+    "algo=sft": "task arithmetic has source=reasoning_gym: algo=sft learns from rows; expected task=conversations",
+    "algo=sft task=conversations": "task.path=null: expected a .jsonl or .parquet file",
+    "algo=sft task=conversations task.path=x.jsonl task.thinking=2": "task.thinking=2.0: expected a share from 0 to 1",
+    "algo=sft rollout.max_turns=2": "rollout.max_turns: algo=sft does not use it",
+    "algo=sft algo.overlong=drp": "algo.overlong=drp: unknown; did you mean drop?",
+    "algo=sft algo.stages=3": "algo.stages=3: expected a list, each a mapping with max_tokens, epochs, shares",
+    "algo=sft algo.stages=[{max_token:3}]": "unknown key algo.stages.max_token: did you mean algo.stages.max_tokens?",
+    "algo=sft algo.stages=[{epochs:x}]": "algo.stages.epochs=x: expected a number",
+    "algo=sft algo.stages=[{epochs:0}]": "algo.stages[0]={'max_tokens': 0, 'epochs': 0.0, 'shares': {}}: expected",
+    "algo=sft algo.epochs=2 algo.stages=[{epochs:1}]": "algo.epochs=2.0: expected null beside algo.stages",
     "-m algo=sapo train.stesp=1,2": "unknown key train.stesp: did you mean train.steps?",
 }
 

@@ -34,6 +34,7 @@ OWNERS = {
     "vllm": {"posttrain.rollout.engine"},
     "deepspeed": {"posttrain.learner"},
     "ray": {"posttrain.cluster", "posttrain.worker", "posttrain.rollout.engine", "posttrain.learner"},
+    "datasets": {"posttrain.data.hub"},
     "transformers": {"posttrain.attention", "posttrain.model", "posttrain.builtin_models"},
     "hydra": {"posttrain.run", "posttrain.mistakes"},
 }

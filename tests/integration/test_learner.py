@@ -20,6 +20,7 @@ def learn(tiny_path, folder, groups, ranks, stage, dtype="float32", steps=2, **o
             cluster, lambda n: LearnerSpec(model_path=tiny_path, dtype=dtype, train=train, temperature=1.0, seed=0, threads=n)
         )
         cluster.wait(learners.begin_start())
+        before = learners.evaluate(batches(groups, 0), SapoConfig().objective())
         stats = [learners.step(batches(groups, step), SapoConfig().objective()) for step in range(steps)]
         weights = exported(learners)
         learners.save(str(folder / "checkpoint"))
@@ -28,6 +29,7 @@ def learn(tiny_path, folder, groups, ranks, stage, dtype="float32", steps=2, **o
         learners.load(str(folder / "checkpoint"))
         learners.step(batches(groups, steps), SapoConfig().objective())
         again = exported(learners)
+    assert before == pytest.approx(stats[0].sums["loss"], abs=1e-5 if dtype == "float32" else 1e-2)
     assert all((onward[name] == again[name]).all() for name in onward), "a loaded checkpoint does not continue exactly"
     return stats, weights
 

@@ -99,3 +99,14 @@ def test_resuming_needs_a_run(config):
 def test_the_default_folder_names_algorithm_and_model(config):
     config.run.dir = None
     assert run_folder(config).name.endswith("-sapo-tiny")
+
+
+def test_the_best_checkpoint_stays_and_is_named(tmp_path):
+    store = CheckpointStore(tmp_path, keep=2)
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
+        store.write(step, {"step": step}, fill(str(step)), best=best)
+    assert store.steps() == [2, 4, 5]
+    assert (tmp_path / "checkpoints/best/weights").read_text() == "2"
+    assert (tmp_path / "checkpoints/best").readlink().name == "step_2"
+    store.write(6, {"step": 6}, fill("6"), best=6)
+    assert store.steps() == [5, 6] and (tmp_path / "checkpoints/best/weights").read_text() == "6"

@@ -1,0 +1,56 @@
+"""Images of messages: found, read and looked at, so that a broken one is told by its row."""
+
+import base64
+import binascii
+import io
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from posttrain.data.messages import shorten
+from posttrain.errors import UserError
+from posttrain.types import Message
+
+
+def take_images(where: str, messages: list[Message], folder: Path) -> tuple[list[Message], list[bytes]]:
+    """The messages with `{type: image}` for each image, as chat templates take them, and the images' bytes in their order.
+
+    A part is {type: image, image: ...} or {type: image_url, image_url: {url: ...}} with a file (beside the data, unless its
+    path is absolute), a data: URL, or, in Parquet and datasets, {bytes, path}.
+
+    Raises UserError: an image that cannot be found or decoded.
+    """
+    images: list[bytes] = []
+    for message in messages:
+        if isinstance(message["content"], list):
+            found = [(i, part) for i, part in enumerate(message["content"]) if part["type"] in ("image", "image_url")]
+            for i, part in found:
+                message["content"][i] = {"type": "image"}
+                images.append(_decodable(f"{where}: image {len(images)}", _read(where, part, folder)))
+    return messages, images
+
+
+def _read(where: str, part: dict[str, Any], folder: Path) -> bytes:
+    held = part.get(part["type"]) or part.get("url") or part.get("path")
+    if isinstance(held, dict):
+        held = held.get("bytes") or held.get("url") or held.get("path")
+    if isinstance(held, bytes):
+        return held
+    if not isinstance(held, str) or held.startswith(("http:", "https:")):
+        raise UserError(f"{where}: image {shorten(held)}: expected a file, a data: URL or bytes")
+    try:
+        if held.startswith("data:"):
+            return base64.b64decode(held.partition(",")[2], validate=True)
+        return (folder / held.removeprefix("file://")).read_bytes()
+    except (OSError, binascii.Error) as error:
+        raise UserError(f"{where}: image {shorten(held)} cannot be read: {error}") from error
+
+
+def _decodable(where: str, data: bytes) -> bytes:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{where} is broken: {error}") from error
+    return data

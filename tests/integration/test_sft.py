@@ -1,0 +1,77 @@
+"""A whole tiny SFT run with killed and resumed copies: bad rows named, held-out loss falls, the best checkpoint stays, same bits."""
+
+import json
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from posttrain.metrics import read_rows
+
+STEPS = 8
+
+
+def comparable(row):
+    """A row without what depends on the clock."""
+    return {name: value for name, value in row.items() if not name.startswith("time/") and name != "data/tokens_per_s"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The run's overrides; its 60 sums stand among a broken line, an unknown role and a text that is too long."""
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    pairs = [(a, b) for a in range(10) for b in range(6)]
+    rows = [[{"role": "user", "content": f"{a} + {b} ="}, {"role": "assistant", "content": f"{a + b}"}] for a, b in pairs]
+    rows += [[{"role": "robot", "content": "?"}], [{"role": "user", "content": "?"}, {"role": "assistant", "content": "long " * 60_000}]]
+    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in rows) + '{"messages"\n')
+    return [
+        *("algo=sft", "model=tiny", "train.lr=1e-2", "task=conversations", f"task.path={path}", "task.heldout_fraction=0.2"),
+        *("algo.bad_rows=skip", "algo.overlong=drop", f"train.steps={STEPS}", "eval.every=2", "run.checkpoint_every=1"),
+        *("run.keep_checkpoints=1", "train.microbatch_tokens=256"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, launch, base):
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    result = launch(folder / "run", [], folder / "log", base).finish()
+    assert result.code == 0, result.err
+    return folder / "run", result
+
+
+def weights(folder):
+    return AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float32).state_dict()
+
+
+def test_it_learns_and_says_what_it_left_out(whole):
+    folder, result = whole
+    rows = read_rows(folder / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    evaluated = {row["eval/policy_version"]: row["eval/conversations/loss"] for row in rows if "eval/loss" in row}
+    assert [*evaluated] == [0, 2, 4, 6, 8] and min(evaluated.values()) < 0.7 * evaluated[0]
+    assert (rows[0]["data/bad_rows"], rows[0]["data/overlong_rows"]) == (2, 1)
+    named = (folder / "rows.txt").read_text().splitlines()
+    assert [line.partition("sums.jsonl ")[2][:7] for line in named] == ["line 61", "line 63", "line 62"]
+    assert all(line in result.out for line in named)
+    assert [path.name for path in (folder / "logs").iterdir()] == ["learner_0.log"]
+    best = min((loss, step) for step, loss in evaluated.items() if step)[1]
+    assert (folder / "checkpoints/best").readlink().name == f"step_{best}" and f"is of step {best}: " in result.out
+    assert weights(folder / "checkpoints/best")
+
+
+def test_a_killed_run_ends_in_the_same_bits(whole, launch, base, tmp_path):
+    folder, _ = whole
+    running = launch(tmp_path / "killed", [], tmp_path / "first", base)
+    metrics = running.folder / "metrics.jsonl"
+    assert running.wait_for(lambda: len(read_rows(metrics)) >= 3)
+    running.kill()
+    assert len(read_rows(metrics)) < STEPS, "killed too late to mean anything"
+    result = launch(running.folder, ["run.resume=true"], tmp_path / "second", base).finish()
+    assert result.code == 0 and "resumed from" in result.out, result.err
+    assert list(map(comparable, read_rows(metrics))) == list(map(comparable, read_rows(folder / "metrics.jsonl")))
+    expected, got = (weights(run / f"checkpoints/step_{STEPS}") for run in (folder, running.folder))
+    assert expected.keys() == got.keys() and all(torch.equal(expected[name], got[name]) for name in expected)
+    assert (running.folder / "checkpoints/best").readlink() == (folder / "checkpoints/best").readlink()
