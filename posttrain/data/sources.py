@@ -1,4 +1,4 @@
-"""Where prompts come from: a family of reasoning-gym or of our generators, a file or a dataset; split once into a training and a held-out half.
+"""Where prompts come from: reasoning-gym, our generators, a file or a dataset; split once into a training and a held-out half.
 
 What a prompt is called and which half it is in follow from the content of its own messages alone: not from its place, the
 run's seed or `task.system_prompt`. So a file may grow, and two system prompts are compared on the same held-out questions.
