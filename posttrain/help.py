@@ -58,7 +58,7 @@ def known_keys(algorithms: Iterable[type[AlgoConfig]]) -> dict[str, Key]:
     keys: dict[str, Key] = {}
     for section, kinds in _sections(algorithms):
         for kind in kinds:
-            keys.update({key.name: key for key in _keys_of(kind, section)})
+            keys.update({key.name: key for key in keys_of(kind, section)})
     return keys
 
 
@@ -75,7 +75,8 @@ def _sections(algorithms: Iterable[type[AlgoConfig]]) -> Iterator[tuple[str, lis
             yield section.name, list(algorithms) if section.name == "algo" else [kind]
 
 
-def _keys_of(kind: type, section: str) -> list[Key]:
+def keys_of(kind: type, section: str) -> list[Key]:
+    """The keys of a dataclass of settings, named `<section>.<field>`, its base classes' included."""
     hints, comments = get_type_hints(kind), _comments(kind)
     return [Key(f"{section}.{f.name}", hints[f.name], _default(f), comments.get(f.name, "")) for f in fields(kind)]
 
@@ -126,7 +127,7 @@ def _key_lines(algorithms: Mapping[str, type[AlgoConfig]]) -> list[str]:
             above = names.get(kind.__mro__[1])
             doc = cleandoc(kind.__doc__ or "").splitlines()[0]
             shown = set(vars(kind)["__annotations__"]) - ({"name"} if kind in names else set())
-            own = [key for key in _keys_of(kind, section) if key.name.removeprefix(f"{section}.") in shown]
+            own = [key for key in keys_of(kind, section) if key.name.removeprefix(f"{section}.") in shown]
             lines += ["", f"{title}{f' (as {above}, but)' if above else ''}: {doc}"]
             lines += [f"  {key.name:<32}{key.default:<19} {key.comment}" for key in own]
     return [*lines, ""]

@@ -12,7 +12,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,24 +166,40 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             where = f"{path} line {number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{where}: not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{where}: got {line[:40]!r}, expected a JSON object with `messages` and `answer`")
-            yield where, row
+            if line.strip():
+                yield where, jsonl_row(where, line)
+
+
+def jsonl_row(where: str, line: bytes) -> dict[str, Any]:
+    """The JSON object of a line; `where` names it in the error.
+
+    Raises UserError: it is none.
+    """
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: got {line[:40]!r}, expected a JSON object with `messages` and `answer`")
+    return row
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    return parquet_rows(path, COLUMNS)
+
+
+def parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) of every row; None takes all columns, a selection is checked for what a prompt needs.
+
+    Raises UserError: a column is missing, or the file is not Parquet.
+    """
     num_read = 0
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            _check_columns(str(path), names)
-            batches = file.iter_batches(columns=[name for name in names if name in COLUMNS])
+            if columns is not None:
+                _check_columns(str(path), names)
+            batches = file.iter_batches(columns=[name for name in names if columns is None or name in columns])
             for num_read, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
                 yield f"{path} row {num_read}", row
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
