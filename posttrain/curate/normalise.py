@@ -49,7 +49,8 @@ def normalised(text: str, *, keep_blank_lines: bool = False) -> str:
     """`text` as this module writes it; doing it twice changes nothing more."""
     text = _BLANK.sub(" ", _INVISIBLE.sub("", _LINE_END.sub("\n", text)))
     text = _TRAILING.sub("", unicodedata.normalize("NFC", text))
-    text = text.strip("\n") if text[:1] in " \t" and "\n" in text else text.strip()
+    text = text.strip("\n")
+    text = text if "\n" in text else text.strip()  # before several lines it is indentation
     return text if keep_blank_lines else _BLANK_LINES.sub("\n\n", text)
 
 

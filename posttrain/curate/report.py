@@ -46,9 +46,11 @@ def report(curated: Curated) -> str:
 
 
 def table(head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; all columns but the first are numbers or short."""
-    lines = [head, [":---", *["---:"] * (len(head) - 1)], *body]
-    return "\n".join(f"| {' | '.join(_cell(str(cell)) for cell in line)} |" for line in lines)
+    """A Markdown table; columns of numbers stand to the right."""
+    lines = [*body]
+    are_numbers = [all(isinstance(cell, int | float) for cell in column) for column in zip(*lines, strict=True)]
+    rule = ["---:" if is_number else ":---" for is_number in are_numbers]
+    return "\n".join(f"| {' | '.join(_cell(str(cell)) for cell in line)} |" for line in (head, rule, *lines))
 
 
 def histogram(counts: Mapping[str, tuple[int, int]]) -> str:
@@ -155,7 +157,7 @@ def _shown(row: Row) -> str:
 
 def _inline(text: str) -> str:
     """A text as code on one line, cut in its middle."""
-    text = " ".join(text.split()).replace("`", "'")
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(text.split())).replace("`", "'")
     if len(text) > MAX_SHOWN:
         text = f"{text[: MAX_SHOWN // 2]} ... {text[-MAX_SHOWN // 2 :]}"
     return f"`{text}`" if text else "(nothing)"
