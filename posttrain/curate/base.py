@@ -32,7 +32,6 @@ Every row that goes in comes out, kept or dropped with a reason; a step makes no
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +57,7 @@ class Outcome:
 
     kept: list[Row] = field(default_factory=list)
     dropped: list[tuple[Row, Drop]] = field(default_factory=list)
-    counts: dict[str, int | float] = field(default_factory=Counter)
+    counts: dict[str, int | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 A rate that was measured on n samples is off by up to 1 / sqrt(n) or so: bands narrower than that sort by chance.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,9 +22,10 @@ class Difficulty(Step):
     rates: str = "pass_rate"  # the field that a pass_rate step wrote
 
     def validate(self) -> None:
-        """Bands rise to 1, and those that are sampled exist."""
+        """Bands reach up to 1, and those that are sampled exist."""
         edges = [*self.bands.values()]
-        require("bands", self.bands, bool(edges) and edges == sorted(set(edges)) and edges[-1] >= 1, "rising pass rates, the last one 1")
+        holds = bool(edges) and len(set(edges)) == len(edges) and max(edges) == 1
+        require("bands", self.bands, holds, "different pass rates, the highest one 1")
         for name, number in self.keep.items():
             if name not in self.bands:
                 raise UserError(f"keep.{name}: there is no such band; {nearest(name, self.bands)}")
@@ -38,11 +39,15 @@ class Difficulty(Step):
             members[row.data["difficulty"]].append(row)
         kept = {where for name, band in members.items() for where in drawn(band, self.keep.get(name, len(band)), bench.seed)}
         outcome = sift(labelled, lambda row: row if row.where in kept else Drop("band is full", row.data["difficulty"]))
-        outcome.counts = Counter({f"band {name}": len(members[name]) for name in self.bands})
+        outcome.counts.update({f"band {name}": len(members[name]) for name in self._rising})
         return outcome
 
     def _band(self, row: Row) -> str:
         measured: Any = row.data.get(self.rates)
         if not isinstance(measured, dict) or "rate" not in measured:
             raise UserError(f"{row.where} has no {self.rates}.rate; put a pass_rate step before it")
-        return next(name for name, edge in self.bands.items() if measured["rate"] <= edge)
+        return next(name for name, edge in self._rising.items() if measured["rate"] <= edge)
+
+    @property
+    def _rising(self) -> dict[str, float]:
+        return dict(sorted(self.bands.items(), key=lambda band: band[1]))

@@ -37,7 +37,8 @@ def signature(hashes: Shingles, seed: int) -> NDArray[np.uint32]:
     """
     factors, offsets = _functions(seed)
     values = (factors * hashes.astype(np.uint64)[None, :] + offsets) >> np.uint64(32)
-    return values.min(axis=1).astype(np.uint32)
+    smallest: NDArray[np.uint32] = values.min(axis=1).astype(np.uint32)
+    return smallest
 
 
 @cache

@@ -38,7 +38,11 @@ class PassRate(Sampled):
             raise UserError(f"{shown} shows a picture, which the engines do not take; pictures=keep leaves such rows alone")
         found = self.measure(asked, bench, lambda row: row.question)
         sampler = self.sampler(bench)
-        kept_with = {where: {"rate": one.rate, **asdict(one), "sampler": sampler} for where, one in found.items() if _is_scored(one)}
+        kept_with = {
+            where: {"rate": one.rate, **asdict(one), "sampler": sampler}
+            for where, one in found.items()
+            if isinstance(one, Measured) and one.scored
+        }
 
         def look(row: Row) -> Row | Drop:
             measured = found.get(row.where)
@@ -68,7 +72,3 @@ class PassRate(Sampled):
         if measured.rate <= self.min_rate:
             return Drop("pass rate too low" if measured.passed else "all wrong", counts)
         return Drop("pass rate too high", counts) if measured.rate > self.max_rate else None
-
-
-def _is_scored(one: Measured | Drop) -> bool:
-    return isinstance(one, Measured) and one.scored > 0

@@ -1,0 +1,75 @@
+"""Pass rates and necessity of pictures with real engines: counts in every row, and the same after a kill in the middle."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+SAMPLER = {
+    **{"model": "builtin:tiny", "dtype": "float32", "num_samples": 4, "max_completion_tokens": 8, "context_tokens": 128},
+    **{"rewards": {"vowels": 1.0}, "passing": 0.2, "chunk_prompts": 4},
+}
+ROWS = [{"prompt": f"What is {n} + {n}?", "answer": 2 * n} for n in range(9)]
+SEEN = [
+    {"messages": [{"role": "user", "content": [{"type": "image", "image": f"{n}.png"}, {"type": "text", "text": f"What is in {n}?"}]}]}
+    for n in range(2)
+]
+LONG = {"prompt": "word " * 300, "answer": 1}
+
+
+@pytest.fixture
+def curate(tmp_path):
+    """curate(): runs the recipe in tmp_path; returns its output."""
+
+    def run():
+        command = [sys.executable, "-m", "posttrain.curate", f"recipe={tmp_path / 'recipe.yaml'}"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_pass_rates_and_blind_answers_and_the_same_after_a_kill(tmp_path, curate):
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in [*ROWS, LONG, *SEEN]))
+    steps = [{"pass_rate": {**SAMPLER, "max_rate": 0.6, "pictures": "keep"}}, {"needs_image": {**SAMPLER, "max_rate": 0.4}}]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"input": "rows.jsonl", "output": "out", "steps": steps}))
+    assert "9 of 9 questions sampled" in curate()
+    rows, dropped = lines(tmp_path / "out" / "rows.jsonl"), lines(tmp_path / "out" / "dropped.jsonl")
+    assert len(rows) + len(dropped) == 12
+    measured = [row["pass_rate"] for row in [*rows, *(one["row"] for one in dropped)] if row.get("pass_rate")]
+    assert len(measured) == 9
+    for one in measured:
+        assert one["samples"] == one["scored"] == 4 and 0 <= one["truncated"] <= 4
+        assert one["rate"] == one["passed"] / 4
+        assert one["sampler"]["model"] == "builtin:tiny" and one["sampler"]["temperature"] == 1.0 and one["sampler"]["seed"] == 0
+    # An untrained model's vowels: some texts pass and some do not.
+    assert 0 < sum(one["passed"] for one in measured) < 36
+    for one in dropped:
+        rate = (one["row"].get("pass_rate") or {}).get("rate")
+        expected = {"all wrong": rate == 0, "pass rate too high": rate is not None and rate > 0.6}
+        assert expected.get(one["reason"], one["reason"] in ("too long", "solved without the image")), one
+    assert [one["reason"] for one in dropped if one["row"]["answer" if "answer" in one["row"] else "messages"] == 1] == ["too long"]
+    blind = [row["blind_pass_rate"]["rate"] for row in rows if "messages" in row]
+    assert len(blind) + sum(one["step"] == "needs_image" for one in dropped) == 2
+    assert all(rate <= 0.4 for rate in blind)
+    assert "## Pass rates of pass_rate, measured and kept" in (tmp_path / "out" / "report.md").read_text()
+
+    # As a kill in the second chunk of the first step leaves it, but that the second step's work is there for comparison.
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.*")}
+    [work] = (tmp_path / "out" / "work").glob("pass_rate-*")
+    chunks = {path.name: path.read_text() for path in (work / "chunks").iterdir()}
+    assert sorted(chunks) == ["00000.json", "00001.json", "00002.json"]
+    for left in ("result.json", "kept.jsonl", "dropped.jsonl", "chunks/00001.json"):
+        (work / left).unlink()
+    shutil.rmtree(work / "logs")
+    assert "(done before)" in curate()
+    assert {path.name: path.read_text() for path in (work / "chunks").iterdir()} == chunks
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.*")} == before
