@@ -4,9 +4,9 @@ Rows without pictures stay as they are. What a model is shown of the others is t
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from posttrain.curate.base import Bench, Drop, Outcome, require, sift
+from posttrain.curate.base import Bench, Drop, Outcome, require
 from posttrain.curate.rows import Row
 from posttrain.curate.sampling import Measured, Sampled
 from posttrain.types import Message
@@ -17,6 +17,7 @@ class NeedsImage(Sampled):
     """Questions with pictures that a text-only model answers without them go."""
 
     num_samples: int = 8  # blind samples a question
+    save_as: str = "blind_pass_rate"  # the row's field for counts and sampler
     max_rate: float = 0.5  # a question that is answered blind in a larger share of its samples goes
 
     def validate(self) -> None:
@@ -25,25 +26,16 @@ class NeedsImage(Sampled):
         require("max_rate", self.max_rate, 0 <= self.max_rate <= 1, "a share from 0 to 1")
 
     def apply(self, rows: Sequence[Row], bench: Bench) -> Outcome:
-        """Adds `blind_pass_rate`. Reasons: solved without the image, not scored, too long."""
+        """Reasons: solved without the image, not scored, too long."""
         asked = [row for row in rows if row.pictures and _has_text(blind(row.question))]
         found = self.measure(asked, bench, lambda row: blind(row.question)) if asked else {}
-        sampler = self.sampler(bench)
-
-        def look(row: Row) -> Row | Drop:
-            measured = found.get(row.where)
-            if not isinstance(measured, Measured):
-                return measured or row
-            if not measured.scored:
-                return Drop("not scored", f"none of {measured.samples} samples could be scored")
-            if measured.rate > self.max_rate:
-                return Drop("solved without the image", f"{measured.passed} of {measured.scored}")
-            return row.having(blind_pass_rate={"rate": measured.rate, **asdict(measured), "sampler": sampler})
-
-        outcome = sift(rows, look)
+        outcome = self.verdicts(rows, found, bench, self._verdict)
         outcome.counts["rows without pictures"] = sum(not row.pictures for row in rows)
-        outcome.counts["questions sampled"] = len(asked)
         return outcome
+
+    def _verdict(self, measured: Measured) -> Drop | None:
+        solved = measured.rate > self.max_rate
+        return Drop("solved without the image", f"{measured.passed} of {measured.scored}") if solved else None
 
 
 def blind(messages: Sequence[Message]) -> list[Message]:

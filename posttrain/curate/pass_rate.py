@@ -6,10 +6,10 @@ was seen. A recipe may have the step twice, with a strong model to find what nob
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import comb
 
-from posttrain.curate.base import Bench, Drop, Outcome, require, sift
+from posttrain.curate.base import Bench, Drop, Outcome, require
 from posttrain.curate.rows import Row
 from posttrain.curate.sampling import Measured, Sampled
 from posttrain.errors import UserError
@@ -21,7 +21,6 @@ class PassRate(Sampled):
 
     min_rate: float = 0.0  # a question with this pass rate or a lower one goes; -1: none does
     max_rate: float = 0.9  # a question with a higher pass rate goes; 1: none does
-    save_as: str = "pass_rate"  # the row's field for counts and settings
     pictures: str = "refuse"  # rows that show pictures: refuse, or keep them unmeasured
 
     def validate(self) -> None:
@@ -36,24 +35,7 @@ class PassRate(Sampled):
         if len(asked) < len(rows) and self.pictures == "refuse":
             shown = next(row.where for row in rows if row.pictures)
             raise UserError(f"{shown} shows a picture, which the engines do not take; pictures=keep leaves such rows alone")
-        found = self.measure(asked, bench, lambda row: row.question)
-        sampler = self.sampler(bench)
-        kept_with = {
-            where: {"rate": one.rate, **asdict(one), "sampler": sampler}
-            for where, one in found.items()
-            if isinstance(one, Measured) and one.scored
-        }
-
-        def look(row: Row) -> Row | Drop:
-            measured = found.get(row.where)
-            drop = self._verdict(measured) if isinstance(measured, Measured) else measured
-            if drop is not None:
-                return drop
-            return row.having(**{self.save_as: kept_with[row.where]}) if row.where in kept_with else row
-
-        outcome = sift(rows, look)
-        outcome.dropped = [(row.having(**{self.save_as: kept_with.get(row.where)}), drop) for row, drop in outcome.dropped]
-        outcome.counts["questions sampled"] = len(kept_with)
+        outcome = self.verdicts(rows, self.measure(asked, bench, lambda row: row.question), bench, self._verdict)
         outcome.counts["rows left alone because of pictures"] = len(rows) - len(asked)
         for rate in (0.05, 0.5, 0.85, 0.95):
             outcome.counts[f"chance that a true pass rate of {rate} is dropped"] = round(self.chance_dropped(rate), 4)
@@ -66,8 +48,6 @@ class PassRate(Sampled):
         return sum(comb(n, k) * rate**k * (1 - rate) ** (n - k) for k in goes)
 
     def _verdict(self, measured: Measured) -> Drop | None:
-        if not measured.scored:
-            return Drop("not scored", f"none of {measured.samples} samples could be scored")
         counts = f"{measured.passed} of {measured.scored}"
         if measured.rate <= self.min_rate:
             return Drop("pass rate too low" if measured.passed else "all wrong", counts)

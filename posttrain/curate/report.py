@@ -75,12 +75,12 @@ def _steps(curated: Curated) -> str:
     body = []
     for done in curated.steps:
         reasons = ", ".join(f"{count} {reason}" for reason, count in done.reasons.items())
-        body.append((done.label, done.num_in, len(done.outcome.kept), done.num_in - len(done.outcome.kept), reasons))
+        body.append((done.label, done.num_in, done.num_out, len(done.dropped), reasons))
     return table(("step", "in", "out", "dropped", "reasons"), body)
 
 
 def _counts(curated: Curated) -> Iterator[str]:
-    counted = [(done.label, name, value) for done in curated.steps for name, value in done.outcome.counts.items()]
+    counted = [(done.label, name, value) for done in curated.steps for name, value in done.counts.items()]
     if counted:
         yield "What else the steps counted:"
         yield table(("step", "what", "number"), counted)
@@ -108,13 +108,14 @@ def _lengths(what: str, given: Sequence[Row], kept: Sequence[Row], text: Callabl
 
 
 def _pass_rates(curated: Curated) -> Iterator[str]:
-    """Of each step that measured rates: the rows that it measured, and those of them that it kept."""
-    for done in curated.steps:
+    """Of each step that measured rates: the rows that it measured, and those of them that it kept, whatever became of them then."""
+    for number, done in enumerate(curated.steps):
         save_as = _save_as(curated, done.label)
         if save_as is None:
             continue
-        kept = _rates(done.outcome.kept, save_as)
-        measured = kept + _rates([row for row, _ in done.outcome.dropped], save_as)
+        later = [row for step in curated.steps[number + 1 :] for row, _ in step.dropped]
+        kept = _rates([*curated.kept, *later], save_as)
+        measured = kept + _rates([row for row, _ in done.dropped], save_as)
         if measured:
             yield f"## Pass rates of {done.label}, measured and kept"
             yield histogram({label: (measured.count(label), kept.count(label)) for label in _RATE_LABELS})
@@ -134,13 +135,13 @@ def _save_as(curated: Curated, label: str) -> str | None:
 
 
 def _samples(curated: Curated) -> Iterator[str]:
-    if not any(done.outcome.dropped for done in curated.steps):
+    if not any(done.dropped for done in curated.steps):
         yield "None."
         return
     yield f"The first {SAMPLES} of each reason; all of them are in dropped.jsonl."
     for done in curated.steps:
         for reason in done.reasons:
-            of_reason = ((row, drop) for row, drop in done.outcome.dropped if drop.reason == reason)
+            of_reason = ((row, drop) for row, drop in done.dropped if drop.reason == reason)
             lines = [
                 f"- {row.where}{f' ({_inline(drop.detail)})' if drop.detail else ''}: {_shown(row)}"
                 for row, drop in islice(of_reason, SAMPLES)

@@ -52,8 +52,8 @@ class ResponseRules(Step):
     """Rows whose response is malformed, cut off, repetitive, a mixture of languages or a guess go."""
 
     rules: list[str] = field(default_factory=lambda: list(RULES))  # which of the rules hold
-    ngram_words: int = 4  # repetition: words in an n-gram
-    max_repetition: float = 0.4  # repetition: 1 - unique / all n-grams, from which on a response repeats itself
+    ngram_words: int = 10  # repetition: words in an n-gram
+    max_repetition: float = 0.3  # repetition: 1 - unique / all n-grams, from which on a response repeats itself
     max_foreign_share: float = 0.15  # language mixing: share of words in another language than most
     min_words: int = 0  # guess: a response of fewer words, its thinking counted, gives no reason; 0: it may
 

@@ -26,6 +26,7 @@ from posttrain.types import Episode, Group, Message, Prompt, Turn
 
 CONTENT = ("messages", "prompt", "response", "answer", "images")
 """The fields that make two rows the same; everything else is said about them."""
+TEXTS = ("prompt", "response", "answer")
 SUFFIXES = (".jsonl", ".parquet")
 
 
@@ -72,7 +73,8 @@ class Row:
     def pictures(self) -> tuple[str, ...]:
         """What the question shows that is not text, each as JSON; the same picture under two names is two."""
         parts = [part for message in self.question if isinstance(message.get("content"), list) for part in message["content"]]
-        shown = [part for part in parts if part["type"] != "text"] + list(self.data.get("images") or [])
+        images = self.data.get("images") or []
+        shown = [part for part in parts if part["type"] != "text"] + (images if isinstance(images, list) else [images])
         return tuple(json.dumps(one, sort_keys=True) for one in shown)
 
     @property
@@ -105,7 +107,7 @@ class Row:
 
     def with_texts(self, change: Callable[[str], str]) -> "Row":
         """The row with `change` applied to every text that is asked or answered."""
-        fields: dict[str, Any] = {name: change(self.data[name]) for name in CONTENT if isinstance(self.data.get(name), str)}
+        fields: dict[str, Any] = {name: change(self.data[name]) for name in TEXTS if isinstance(self.data.get(name), str)}
         if "messages" in self.data:
             fields["messages"] = [{**message, **_changed(message, change)} for message in self.data["messages"]]
         return self.having(**fields)

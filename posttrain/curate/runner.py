@@ -27,6 +27,7 @@ from posttrain.curate.rows import Row
 from posttrain.errors import RunError, UserError
 
 READING = "read"
+RESULT = "result.json"
 KEY_LENGTH = 16
 
 
@@ -39,17 +40,34 @@ def curate(recipe: Recipe, say: Callable[[str], None] = print) -> Curated:
     bench = Bench(seed=recipe.keys.seed, folder=folder / "work", base=recipe.base, say=say)
     # All of them before anything is done: a file that the last step lacks is told at once.
     depends = [_depends(named, bench) for named in recipe.steps]
-    reading = _read(recipe)
-    say(_line(reading))
-    curated = Curated(recipe=recipe, folder=folder, given=reading.outcome.kept, steps=[reading])
+    read = _read(recipe)
+    curated = Curated(recipe=recipe, folder=folder, given=read.kept, kept=read.kept, steps=[])
+    _add(curated, _report(READING, len(read.kept) + len(read.dropped), read), say)
     for named, depended in zip(recipe.steps, depends, strict=True):
         key = _key(named, recipe.keys.seed, depended, curated.kept)
-        with _naming(named.label):
-            done = _step(named, replace(bench, folder=bench.folder / f"{named.label}-{key}"), curated.kept)
-        say(_line(done))
-        curated.steps.append(done)
+        place = bench.folder / f"{named.label}-{key}"
+        was_there = (place / RESULT).exists()
+        if not was_there:
+            with _naming(named.label):
+                _do(named, replace(bench, folder=place), curated.kept)
+        # Also right after it was written, so that a first run and a continued one see the same.
+        outcome, num_in = _load(place), len(curated.kept)
+        curated.kept = outcome.kept
+        _add(curated, _report(named.label, num_in, outcome, was_there=was_there), say)
     _write(curated)
     return curated
+
+
+def _report(label: str, num_in: int, outcome: Outcome, *, was_there: bool = False) -> StepReport:
+    return StepReport(
+        label=label, num_in=num_in, num_out=len(outcome.kept), dropped=outcome.dropped, counts=dict(outcome.counts), was_there=was_there
+    )
+
+
+def _add(curated: Curated, done: StepReport, say: Callable[[str], None]) -> None:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in done.reasons.items())
+    say(f"{done.label:<20}{done.num_in:>8} -> {done.num_out:<8}{reasons}{' (done before)' if done.was_there else ''}".rstrip())
+    curated.steps.append(done)
 
 
 @contextmanager
@@ -66,7 +84,7 @@ def _depends(named: Named, bench: Bench) -> dict[str, str]:
         return named.step.depends_on(bench)
 
 
-def _read(recipe: Recipe) -> StepReport:
+def _read(recipe: Recipe) -> Outcome:
     outcome = Outcome()
 
     def refused(row: Row, reason: str) -> None:
@@ -76,7 +94,7 @@ def _read(recipe: Recipe) -> StepReport:
         outcome.kept += files.read(path, name, refused if recipe.keys.bad_rows == "drop" else None)
     if not outcome.kept:
         raise UserError(f"input: there is no row in {', '.join(recipe.inputs)}")
-    return StepReport(label=READING, num_in=len(outcome.kept) + len(outcome.dropped), outcome=outcome)
+    return outcome
 
 
 def _key(named: Named, seed: int, depended: dict[str, str], rows: Sequence[Row]) -> str:
@@ -88,11 +106,8 @@ def _key(named: Named, seed: int, depended: dict[str, str], rows: Sequence[Row])
     return digest.hexdigest()[:KEY_LENGTH]
 
 
-def _step(named: Named, bench: Bench, rows: list[Row]) -> StepReport:
-    """The step's result, from its folder or by doing it."""
-    result = bench.folder / "result.json"
-    if result.exists():
-        return StepReport(label=named.label, num_in=len(rows), outcome=_load(bench.folder), was_there=True)
+def _do(named: Named, bench: Bench, rows: list[Row]) -> None:
+    """Does a step and writes its result into its folder."""
     bench.folder.mkdir(parents=True, exist_ok=True)
     outcome = named.step.apply(rows, bench)
     came_out = sorted(row.where for row in (*outcome.kept, *(row for row, _ in outcome.dropped)))
@@ -104,15 +119,14 @@ def _step(named: Named, bench: Bench, rows: list[Row]) -> StepReport:
     files.write(bench.folder / "kept.jsonl", map(_plain, outcome.kept))
     files.write(bench.folder / "dropped.jsonl", (_dropped(row, drop) for row, drop in outcome.dropped))
     # Last, and what tells that the others are whole.
-    files.write(result, [outcome.counts])
-    return StepReport(label=named.label, num_in=len(rows), outcome=_load(bench.folder))
+    files.write(bench.folder / RESULT, [outcome.counts])
 
 
 def _load(folder: Path) -> Outcome:
-    """A kept result; also right after it was written, so that a first run and a continued one see the same."""
+    """The result in a step's folder."""
     dropped = [(Row(where=row["where"], data=row["row"]), Drop(row["reason"], row["detail"])) for row in _lines(folder / "dropped.jsonl")]
     kept = [Row(**row) for row in _lines(folder / "kept.jsonl")]
-    return Outcome(kept=kept, dropped=dropped, counts=next(_lines(folder / "result.json")))
+    return Outcome(kept=kept, dropped=dropped, counts=next(_lines(folder / RESULT)))
 
 
 def _lines(path: Path) -> Iterator[Any]:
@@ -128,15 +142,10 @@ def _dropped(row: Row, drop: Drop) -> dict[str, Any]:
     return {"where": row.where, "reason": drop.reason, "detail": drop.detail, "row": row.data}
 
 
-def _line(done: StepReport) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in done.reasons.items())
-    return f"{done.label:<20}{done.num_in:>8} -> {len(done.outcome.kept):<8}{reasons}{' (done before)' if done.was_there else ''}".rstrip()
-
-
 def _write(curated: Curated) -> None:
     """The results; the rows last, so that rows that are there are of a curation that was finished."""
     folder = curated.folder
-    dropped = ({"step": done.label, **_dropped(row, drop)} for done in curated.steps for row, drop in done.outcome.dropped)
+    dropped = ({"step": done.label, **_dropped(row, drop)} for done in curated.steps for row, drop in done.dropped)
     files.write(folder / "dropped.jsonl", dropped)
     files.write(folder / "steps.jsonl", (done.plain() for done in curated.steps))
     files.write_text(folder / "recipe.yaml", yaml.safe_dump(curated.recipe.resolved(), sort_keys=False, allow_unicode=True))

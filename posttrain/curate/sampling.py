@@ -8,7 +8,7 @@ Left out on purpose: pictures (the engines take text), tools, and what counts me
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from omegaconf import MISSING
 from posttrain import plugins
 from posttrain.builtin_models import PREFIX, resolve
 from posttrain.config import ClusterConfig, RewardsConfig, RolloutConfig
-from posttrain.curate.base import Bench, Drop, Step, require
+from posttrain.curate.base import Bench, Drop, Outcome, Step, require, sift
 from posttrain.curate.rows import Row
 from posttrain.curate.scores import fingerprints
 from posttrain.errors import RunError
@@ -63,6 +63,7 @@ class Sampled(Step):
     max_completion_tokens: int = 1024  # tokens of a sample
     context_tokens: int = 4096  # question and sample together; a longer question has the reason `too long`
     dtype: str = "bfloat16"  # bfloat16 or float32
+    save_as: str = "pass_rate"  # the row's field for counts and sampler
     chunk_prompts: int = 64  # questions sampled together; what is repeated after a kill
     num_engines: int = 1  # vLLM engines
     engine_gpus: int = 0  # GPUs of an engine; 0: on the CPU
@@ -120,6 +121,31 @@ class Sampled(Step):
                 found |= {prompt.id: measured for (prompt, _), measured in zip(chunk, counts, strict=True)}
                 bench.say(f"{min(start + self.chunk_prompts, len(prompts))} of {len(prompts)} questions sampled")
         return found
+
+    def verdicts(
+        self, rows: Sequence[Row], found: Mapping[str, Measured | Drop], bench: Bench, verdict: Callable[[Measured], Drop | None]
+    ) -> Outcome:
+        """The rows by what was measured; kept or dropped, each has its counts and the sampler. One that was not sampled stays."""
+        sampler = self.sampler(bench)
+
+        def with_counts(row: Row) -> Row:
+            one = found.get(row.where)
+            if not isinstance(one, Measured) or not one.scored:
+                return row
+            return row.having(**{self.save_as: {"rate": one.rate, **asdict(one), "sampler": sampler}})
+
+        def look(row: Row) -> Row | Drop:
+            one = found.get(row.where)
+            if not isinstance(one, Measured):
+                return one or row
+            if not one.scored:
+                return Drop("not scored", f"none of {one.samples} samples could be scored")
+            return verdict(one) or with_counts(row)
+
+        outcome = sift(rows, look)
+        outcome.dropped = [(with_counts(row), drop) for row, drop in outcome.dropped]
+        outcome.counts["questions sampled"] = sum(isinstance(one, Measured) for one in found.values())
+        return outcome
 
     def count(self, group: Group) -> Measured:
         """The counts of a scored group; a sample that no reward scored is neither right nor wrong."""

@@ -82,7 +82,7 @@ def files(folder):
 
 def test_every_row_is_kept_or_dropped_with_a_step_and_a_reason(recipe, tmp_path):
     done = run(recipe("normalise", "exact_duplicates", "odd"))
-    assert [(step.label, step.num_in, len(step.outcome.kept), step.reasons) for step in done.steps] == [
+    assert [(step.label, step.num_in, step.num_out, step.reasons) for step in done.steps] == [
         ("read", 40, 40, {}),
         ("normalise", 40, 40, {}),
         ("exact_duplicates", 40, 20, {"exact duplicate": 20}),

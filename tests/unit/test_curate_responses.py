@@ -67,7 +67,7 @@ def test_a_sound_response_stays(bench, text):
         ("It is \\boxed{\\frac{1}{2}", "cut off", "a \\boxed{"),
         ("First we add two and two. After that we take away the number of", "cut off", "it ends with"),
         ("First we add two and two. After that we take away three apples,", "cut off", "it ends with"),
-        ("We add it again and again. " * 10, "repetition", "of its 4-grams"),
+        ("We add it again and again. " * 10, "repetition", "of its 10-grams"),
         (f"We begin with seventeen and then we find eleven more of them. {MORE}", "language mixing", "of the answer is not"),
         (f"<think>We begin with seventeen and then we find more of them. {MORE}</think>It is 4.", "language mixing", "of the thinking"),
         ("I'll just guess: 4.", "guess", "it says"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.curate.balance import Balance, largest_remainder, most
-from posttrain.curate.base import Bench, drawn
+from posttrain.curate.base import Bench, Drop, drawn
 from posttrain.curate.difficulty import Difficulty
 from posttrain.curate.pass_rate import PassRate
 from posttrain.curate.rows import Row
@@ -142,11 +142,31 @@ def test_what_sixteen_samples_say_of_a_question_near_the_threshold():
 
 @pytest.mark.parametrize(
     ("passed", "scored", "reason"),
-    [(0, 16, "all wrong"), (1, 16, None), (14, 16, None), (15, 16, "pass rate too high"), (9, 10, None), (0, 0, "not scored")],
+    [(0, 16, "all wrong"), (1, 16, None), (14, 16, None), (15, 16, "pass rate too high"), (9, 10, None)],
 )
 def test_the_thresholds(passed, scored, reason):
     drop = PassRate(model="m")._verdict(Measured(samples=16, scored=scored, passed=passed, truncated=0))
     assert (drop and drop.reason) == reason
+
+
+def test_every_sampled_row_has_its_counts_whatever_became_of_it(bench):
+    rows = [Row(where=name, data={"prompt": name}) for name in ("right", "wrong", "broken", "long", "other")]
+    counts = {"right": (16, 8), "wrong": (15, 0), "broken": (0, 0)}
+    found = {name: Measured(samples=16, scored=scored, passed=passed, truncated=1) for name, (scored, passed) in counts.items()}
+    step = PassRate(model="builtin:tiny", save_as="rates")
+    outcome = step.verdicts(rows, found | {"long": Drop("too long")}, bench, step._verdict)
+    assert [row.where for row in outcome.kept] == ["right", "other"]
+    assert [(row.where, drop.reason) for row, drop in outcome.dropped] == [
+        ("wrong", "all wrong"),
+        ("broken", "not scored"),
+        ("long", "too long"),
+    ]
+    stored = outcome.kept[0].data["rates"]
+    sampler = stored.pop("sampler")
+    assert stored == {"rate": 0.5, "samples": 16, "scored": 16, "passed": 8, "truncated": 1}
+    assert sampler.items() >= {"model": "builtin:tiny", "temperature": 1.0, "num_samples": 16, "seed": 0, "top_p": 1.0}.items()
+    assert outcome.dropped[0][0].data["rates"] | {"sampler": 0} == {**stored, "rate": 0.0, "scored": 15, "passed": 0, "sampler": 0}
+    assert "rates" not in outcome.kept[1].data and "rates" not in outcome.dropped[1][0].data
 
 
 def test_a_low_threshold_above_zero_has_its_own_reason():
