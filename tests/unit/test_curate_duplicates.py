@@ -88,6 +88,17 @@ def test_tasks_and_responses_count_where_they_are_asked_to(bench):
     assert len(NearDuplicates(by="all").apply(answers, bench).kept) == 2
 
 
+def test_a_threshold_of_one_means_the_same_shingles(bench):
+    assert len(NearDuplicates(threshold=1).apply(rows(LONG, LONG.upper(), LONG.replace("quiet", "calm")), bench).kept) == 2
+
+
+def test_between_equal_questions_the_content_decides_and_not_the_order(bench):
+    for number in range(5):
+        pair = [Row(where=str(i), data={"prompt": LONG, "response": f"{number} {i}"}) for i in range(2)]
+        kept = [NearDuplicates().apply(ordered, bench).kept for ordered in (pair, pair[::-1])]
+        assert kept[0] == kept[1]
+
+
 def test_chinese_is_compared_by_characters(bench):
     first = "小明有五个苹果\uff0c妈妈又给了他三个\uff0c现在一共有多少个苹果呢\uff1f"
     second = first.replace("呢", "")

@@ -91,6 +91,8 @@ def test_seeds_draw_differently_and_more_rows_only_add():
     rows = of_tasks(a=50)
     assert drawn(rows, 10, 0) != drawn(rows, 10, 1)
     assert drawn(rows, 10, 0) < drawn(rows, 20, 0)
+    elsewhere = [Row(where=f"other {row.where}", data=row.data) for row in rows]
+    assert drawn(elsewhere, 10, 0) == {f"other {where}" for where in drawn(rows, 10, 0)}
 
 
 @pytest.mark.parametrize(
