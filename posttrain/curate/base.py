@@ -73,6 +73,11 @@ class Bench:
     base: Path
     say: Callable[[str], None] = print
 
+    @property
+    def cache(self) -> Path:
+        """A folder that all steps share, for what is dear and found again by a hash of all that it follows from."""
+        return self.folder.parent / "cache"
+
     def path(self, name: str) -> Path:
         """A path of the recipe."""
         return self.base / Path(name).expanduser()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from posttrain import plugins
@@ -184,8 +184,3 @@ def _check(keys: Keys) -> None:
     for name, got, known in (("format", keys.format, ("jsonl", "parquet")), ("bad_rows", keys.bad_rows, ("refuse", "drop"))):
         if got not in known:
             raise UserError(f"{name}={got}: expected {' or '.join(known)}")
-
-
-def required(kind: type[Step]) -> list[str]:
-    """The settings that a step has no default for."""
-    return [one.name for one in fields(kind) if one.default == MISSING]

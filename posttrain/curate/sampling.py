@@ -2,7 +2,8 @@
 
 Consumes: rows. Waits for: vLLM engines on Ray (`posttrain.fleet`), and scoring processes. Produces: counts a row. Questions are
 sampled in chunks, each with its own seed and from an empty prefix cache, and each chunk's counts are on disk before the next
-begins: a step that is killed goes on at the chunk it was at, and gets the same samples as if it had not been.
+begins, under a hash of its questions and of how they are sampled. A step that is killed goes on at the chunk it was at, and gets the
+same samples as if it had not been; other thresholds sample nothing anew.
 
 Left out on purpose: pictures (the engines take text), tools, and what counts mean.
 """
@@ -182,7 +183,7 @@ class _Sampler:
 
     def chunk(self, number: int, prompts: Sequence[RenderedPrompt]) -> list[Measured]:
         """The counts of a chunk's prompts, from its file or by sampling it."""
-        path = self.bench.folder / "chunks" / f"{number:05d}.json"
+        path = self.bench.cache / f"{number:05d}-{self._key(prompts)}.json"
         if path.exists():
             return [Measured(**counts) for counts in json.loads(path.read_text())]
         if self._engines is None:
@@ -194,6 +195,14 @@ class _Sampler:
         draft.write_text(json.dumps([asdict(one) for one in counts]))
         draft.replace(path)
         return counts
+
+    def _key(self, prompts: Sequence[RenderedPrompt]) -> str:
+        """Names what the counts follow from, beside the chunk's number."""
+        settings = self.settings
+        asked = [[token_ids.tolist(), prompt.messages, prompt.reference, prompt.metadata] for prompt, token_ids in prompts]
+        sampler = [settings.sampler(self.bench), settings.context_tokens, settings.num_engines, settings.engine_gpus]
+        depended = settings.depends_on(self.bench)
+        return xxhash.xxh3_128_hexdigest(json.dumps([asked, sampler, depended], sort_keys=True).encode())
 
     def _sample(self, prompts: Sequence[RenderedPrompt], seed: np.uint32) -> list[Group]:
         from posttrain.rollout.env import SingleTurn

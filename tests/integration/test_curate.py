@@ -22,10 +22,10 @@ LONG = {"prompt": "word " * 300, "answer": 1}
 
 @pytest.fixture
 def curate(tmp_path):
-    """curate(): runs the recipe in tmp_path; returns its output."""
+    """curate(*overrides): runs the recipe in tmp_path; returns its output."""
 
-    def run():
-        command = [sys.executable, "-m", "posttrain.curate", f"recipe={tmp_path / 'recipe.yaml'}"]
+    def run(*overrides):
+        command = [sys.executable, "-m", "posttrain.curate", f"recipe={tmp_path / 'recipe.yaml'}", *overrides]
         result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert result.returncode == 0, result.stderr
         return result.stdout
@@ -62,14 +62,19 @@ def test_pass_rates_and_blind_answers_and_the_same_after_a_kill(tmp_path, curate
     assert all(rate <= 0.4 for rate in blind)
     assert "## Pass rates of pass_rate, measured and kept" in (tmp_path / "out" / "report.md").read_text()
 
-    # As a kill in the second chunk of the first step leaves it, but that the second step's work is there for comparison.
+    # As a kill in the second chunk of the first step leaves it, but for what the second step has done.
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.*")}
     [work] = (tmp_path / "out" / "work").glob("pass_rate-*")
-    chunks = {path.name: path.read_text() for path in (work / "chunks").iterdir()}
-    assert sorted(chunks) == ["00000.json", "00001.json", "00002.json"]
-    for left in ("result.json", "kept.jsonl", "dropped.jsonl", "chunks/00001.json"):
-        (work / left).unlink()
-    shutil.rmtree(work / "logs")
-    assert "(done before)" in curate()
-    assert {path.name: path.read_text() for path in (work / "chunks").iterdir()} == chunks
+    shutil.rmtree(work)
+    cache = tmp_path / "out" / "work" / "cache"
+    chunks = {path.name: path.read_text() for path in cache.iterdir()}
+    assert sorted(name[:5] for name in chunks) == ["00000", "00000", "00001", "00002"]
+    next(cache.glob("00001-*")).unlink()
+    again = curate()
+    assert "starting 1 engine(s)" in again and "(done before)" in again.splitlines()[-2]
+    assert {path.name: path.read_text() for path in cache.iterdir()} == chunks
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.*")} == before
+
+    other = curate("pass_rate.min_rate=-1", "pass_rate.max_rate=1")
+    assert "starting" not in other  # the same samples
+    assert "all wrong" not in other and "9 of 9 questions sampled" in other
