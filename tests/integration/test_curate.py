@@ -8,6 +8,9 @@ import sys
 import pytest
 import yaml
 
+from posttrain.curate.recipe import load
+from posttrain.curate.runner import curate as run
+
 SAMPLER = {
     **{"model": "builtin:tiny", "dtype": "float32", "num_samples": 4, "max_completion_tokens": 8, "context_tokens": 128},
     **{"rewards": {"vowels": 1.0}, "passing": 0.2, "chunk_prompts": 4},
@@ -22,29 +25,33 @@ LONG = {"prompt": "word " * 300, "answer": 1}
 
 @pytest.fixture
 def curate(tmp_path):
-    """curate(*overrides): runs the recipe in tmp_path; returns its output."""
+    """curate(): runs the recipe in tmp_path; returns its output."""
 
-    def run(*overrides):
-        command = [sys.executable, "-m", "posttrain.curate", f"recipe={tmp_path / 'recipe.yaml'}", *overrides]
+    def call():
+        command = [sys.executable, "-m", "posttrain.curate", f"recipe={tmp_path / 'recipe.yaml'}"]
         result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
-    return run
+    return call
 
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_pass_rates_and_blind_answers_and_the_same_after_a_kill(tmp_path, curate):
-    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in [*ROWS, LONG, *SEEN]))
-    steps = [{"pass_rate": {**SAMPLER, "max_rate": 0.6, "pictures": "keep"}}, {"needs_image": {**SAMPLER, "max_rate": 0.4}}]
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"input": "rows.jsonl", "output": "out", "steps": steps}))
+def write(folder, rows, *steps):
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"input": "rows.jsonl", "output": "out", "steps": [*steps]}))
+
+
+def test_pass_rates_and_the_same_after_a_kill(tmp_path, curate):
+    write(tmp_path, [*ROWS, LONG, *SEEN], {"pass_rate": {**SAMPLER, "max_rate": 0.6, "pictures": "keep"}})
     assert "9 of 9 questions sampled" in curate()
-    rows, dropped = lines(tmp_path / "out" / "rows.jsonl"), lines(tmp_path / "out" / "dropped.jsonl")
+    output = tmp_path / "out"
+    rows, dropped = lines(output / "rows.jsonl"), lines(output / "dropped.jsonl")
     assert len(rows) + len(dropped) == 12
-    measured = [row["pass_rate"] for row in [*rows, *(one["row"] for one in dropped)] if row.get("pass_rate")]
+    measured = [row["pass_rate"] for row in [*rows, *(one["row"] for one in dropped)] if "pass_rate" in row]
     assert len(measured) == 9
     for one in measured:
         assert one["samples"] == one["scored"] == 4 and 0 <= one["truncated"] <= 4
@@ -52,29 +59,39 @@ def test_pass_rates_and_blind_answers_and_the_same_after_a_kill(tmp_path, curate
         assert one["sampler"]["model"] == "builtin:tiny" and one["sampler"]["temperature"] == 1.0 and one["sampler"]["seed"] == 0
     # An untrained model's vowels: some texts pass and some do not.
     assert 0 < sum(one["passed"] for one in measured) < 36
+    assert [row for row in rows if row.get("pass_rate", {"rate": 0.5})["rate"] in (0, 0.75, 1)] == []
     for one in dropped:
-        rate = (one["row"].get("pass_rate") or {}).get("rate")
-        expected = {"all wrong": rate == 0, "pass rate too high": rate is not None and rate > 0.6}
-        assert expected.get(one["reason"], one["reason"] in ("too long", "solved without the image")), one
-    assert [one["reason"] for one in dropped if one["row"]["answer" if "answer" in one["row"] else "messages"] == 1] == ["too long"]
-    blind = [row["blind_pass_rate"]["rate"] for row in rows if "messages" in row]
-    assert len(blind) + sum(one["step"] == "needs_image" for one in dropped) == 2
-    assert all(rate <= 0.4 for rate in blind)
-    assert "## Pass rates of pass_rate, measured and kept" in (tmp_path / "out" / "report.md").read_text()
+        rate = one["row"].get("pass_rate", {"rate": None})["rate"]
+        assert one["reason"] == {None: "too long", 0: "all wrong", 0.75: "pass rate too high", 1: "pass rate too high"}[rate]
+    assert sum("messages" in row for row in rows) == 2
+    assert "## Pass rates of pass_rate, measured and kept" in (output / "report.md").read_text()
 
-    # As a kill in the second chunk of the first step leaves it, but for what the second step has done.
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.*")}
-    [work] = (tmp_path / "out" / "work").glob("pass_rate-*")
+    # As a kill in the second chunk leaves it.
+    before = {path.name: path.read_bytes() for path in output.glob("*.*")}
+    [work] = (output / "work").glob("pass_rate-*")
     shutil.rmtree(work)
-    cache = tmp_path / "out" / "work" / "cache"
+    cache = output / "work" / "cache"
     chunks = {path.name: path.read_text() for path in cache.iterdir()}
-    assert sorted(name[:5] for name in chunks) == ["00000", "00000", "00001", "00002"]
+    assert sorted(name[:5] for name in chunks) == ["00000", "00001", "00002"]
     next(cache.glob("00001-*")).unlink()
-    again = curate()
-    assert "starting 1 engine(s)" in again and "(done before)" in again.splitlines()[-2]
+    assert "starting 1 engine(s)" in curate()
     assert {path.name: path.read_text() for path in cache.iterdir()} == chunks
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.*")} == before
+    assert {path.name: path.read_bytes() for path in output.glob("*.*")} == before
 
-    other = curate("pass_rate.min_rate=-1", "pass_rate.max_rate=1")
-    assert "starting" not in other  # the same samples
-    assert "all wrong" not in other and "9 of 9 questions sampled" in other
+    # Other thresholds sort the same samples.
+    said = []
+    run(load(tmp_path / "recipe.yaml", ["pass_rate.min_rate=-1", "pass_rate.max_rate=1"]), said.append)
+    assert not any("starting" in line for line in said) and "11      1 too long" in said[-1]
+
+
+@pytest.mark.slow
+def test_what_is_answered_blind_goes(tmp_path, curate):
+    write(tmp_path, [*ROWS, *SEEN], {"needs_image": {**SAMPLER, "max_rate": 0.4}})
+    curate()
+    rows, dropped = lines(tmp_path / "out" / "rows.jsonl"), lines(tmp_path / "out" / "dropped.jsonl")
+    assert sum("prompt" in row for row in rows) == len(ROWS)
+    blind = [row["blind_pass_rate"]["rate"] for row in rows if "messages" in row]
+    solved = [one["row"]["blind_pass_rate"]["rate"] for one in dropped]
+    assert len(blind) + len(solved) == len(SEEN)
+    assert all(rate <= 0.4 for rate in blind) and all(rate > 0.4 for rate in solved)
+    assert {one["reason"] for one in dropped} <= {"solved without the image"}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from posttrain.curate.balance import Balance, largest_remainder, most
 from posttrain.curate.base import Bench, Drop, drawn
 from posttrain.curate.difficulty import Difficulty
+from posttrain.curate.needs_image import NeedsImage, blind
 from posttrain.curate.pass_rate import PassRate
 from posttrain.curate.rows import Row
 from posttrain.curate.sampling import Measured, model_fingerprint
@@ -189,6 +190,19 @@ def test_samples_that_failed_to_be_scored_count_neither_way():
 def test_pictures_are_refused_or_left_alone(bench):
     with pytest.raises(UserError, match="0 shows a picture"):
         PassRate(model="builtin:tiny").apply([Row(where="0", data={"prompt": "?", "images": ["a.png"]})], bench)
+
+
+def test_a_blind_question_is_its_text_and_what_is_solved_blind_goes(bench):
+    seen = {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "How many?"}]}
+    told = {"role": "system", "content": "Be brief."}
+    assert blind([told, seen]) == [told, {"role": "user", "content": "How many?"}]
+    step = NeedsImage(model="m")
+    drops = [step._verdict(Measured(samples=8, scored=8, passed=passed, truncated=0)) for passed in (0, 4, 5)]
+    assert [drop and drop.reason for drop in drops] == [None, None, "solved without the image"]
+    # Nothing is left of these to answer, so no model is loaded.
+    pure = Row(where="0", data={"messages": [{"role": "user", "content": seen["content"][:1]}]})
+    outcome = NeedsImage(model="builtin:tiny").apply([pure, Row(where="1", data={"prompt": "?"})], bench)
+    assert (len(outcome.kept), outcome.counts) == (2, {"questions sampled": 0, "rows without pictures": 1})
 
 
 def test_a_models_fingerprint_is_its_files(tmp_path):
