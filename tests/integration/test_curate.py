@@ -8,9 +8,6 @@ import sys
 import pytest
 import yaml
 
-from posttrain.curate.recipe import load
-from posttrain.curate.runner import curate as run
-
 SAMPLER = {
     **{"model": "builtin:tiny", "dtype": "float32", "num_samples": 4, "max_completion_tokens": 8, "context_tokens": 128},
     **{"rewards": {"vowels": 1.0}, "passing": 0.2, "chunk_prompts": 4},
@@ -25,15 +22,15 @@ LONG = {"prompt": "word " * 300, "answer": 1}
 
 @pytest.fixture
 def curate(tmp_path):
-    """curate(): runs the recipe in tmp_path; returns its output."""
+    """curate(*overrides): runs the recipe in tmp_path; returns its output."""
 
-    def call():
-        command = [sys.executable, "-m", "posttrain.curate", f"recipe={tmp_path / 'recipe.yaml'}"]
+    def run(*overrides):
+        command = [sys.executable, "-m", "posttrain.curate", f"recipe={tmp_path / 'recipe.yaml'}", *overrides]
         result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
-    return call
+    return run
 
 
 def lines(path):
@@ -79,9 +76,8 @@ def test_pass_rates_and_the_same_after_a_kill(tmp_path, curate):
     assert {path.name: path.read_bytes() for path in output.glob("*.*")} == before
 
     # Other thresholds sort the same samples.
-    said = []
-    run(load(tmp_path / "recipe.yaml", ["pass_rate.min_rate=-1", "pass_rate.max_rate=1"]), said.append)
-    assert not any("starting" in line for line in said) and "11      1 too long" in said[-1]
+    said = curate("pass_rate.min_rate=-1", "pass_rate.max_rate=1")
+    assert "starting" not in said and "12 -> 11      1 too long" in said
 
 
 @pytest.mark.slow
