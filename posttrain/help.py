@@ -76,7 +76,7 @@ def _sections(algorithms: Iterable[type[AlgoConfig]]) -> Iterator[tuple[str, lis
 
 
 def keys_of(kind: type, section: str) -> list[Key]:
-    """The fields of a dataclass as keys of `section`."""
+    """The keys of a dataclass of settings, named `<section>.<field>`, its base classes' included."""
     hints, comments = get_type_hints(kind), _comments(kind)
     return [Key(f"{section}.{f.name}", hints[f.name], _default(f), comments.get(f.name, "")) for f in fields(kind)]
 

@@ -74,23 +74,24 @@ def _as_typed(full_key: str, overrides: Sequence[str]) -> str:
 
 def _expected(full_key: str, keys: Mapping[str, Key]) -> str:
     if full_key in keys:
-        return _type_name(keys[full_key].type)
+        return type_name(keys[full_key].type)
     # One element of a list (train.betas[0]) or of a mapping (task.rewards.numeric).
     container = full_key.partition("[")[0] if "[" in full_key else full_key.rpartition(".")[0]
     if container in keys:
-        return _type_name(get_args(keys[container].type)[-1])
+        return type_name(get_args(keys[container].type)[-1])
     return f"a section, set key by key: {full_key}.<key>=<value>"
 
 
-def _type_name(kind: Any) -> str:
+def type_name(kind: Any) -> str:
+    """What is expected of a key of that type, in words."""
     if kind in _EXPECTED:
         return _EXPECTED[kind]
     if is_dataclass(kind):
         return f"a mapping with {', '.join(field.name for field in fields(kind))}"
     *parts, last = get_args(kind)
     if last is type(None):
-        return f"{_type_name(parts[0])} or null"
-    return "a mapping of names to values" if parts else f"a list, each {_type_name(last)}"
+        return f"{type_name(parts[0])} or null"
+    return "a mapping of names to values" if parts else f"a list, each {type_name(last)}"
 
 
 def _unknown_key(key: str, keys: Mapping[str, Key]) -> str:

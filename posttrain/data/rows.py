@@ -33,6 +33,14 @@ def raw_rows(task: TaskConfig, columns: Collection[str], check: ColumnCheck) -> 
         raise UserError(f"task.path={task.path}: the {task.source} holds no rows")
 
 
+def file_rows(path: Path) -> Iterator[tuple[str, RawRow]]:
+    """(where, row) of all rows of a .jsonl or .parquet file that are not blank, with all columns.
+
+    Raises UserError: the file is not Parquet.
+    """
+    return READERS[path.suffix](path, None, None)
+
+
 def fields_of(where: str, raw: RawRow) -> dict[str, Any]:
     """A row's fields that are not null.
 
@@ -56,27 +64,28 @@ def without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _file(task: TaskConfig, columns: Collection[str], check: ColumnCheck) -> Iterator[tuple[str, RawRow]]:
     path = Path(task.path or "").expanduser()
-    if path.suffix not in _READERS:
-        raise UserError(f"task.path={task.path}: expected a file that ends in {' or '.join(_READERS)}")
+    if path.suffix not in READERS:
+        raise UserError(f"task.path={task.path}: expected a file that ends in {' or '.join(READERS)}")
     if not path.is_file():
         raise UserError(f"task.path={task.path}: there is no such file")
-    return _READERS[path.suffix](path, columns, check)
+    return READERS[path.suffix](path, columns, check)
 
 
-def _jsonl(path: Path, columns: Collection[str], check: ColumnCheck) -> Iterator[tuple[str, RawRow]]:
+def _jsonl(path: Path, columns: Collection[str] | None, check: ColumnCheck | None) -> Iterator[tuple[str, RawRow]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield f"{path} line {number}", line
 
 
-def _parquet(path: Path, columns: Collection[str], check: ColumnCheck) -> Iterator[tuple[str, RawRow]]:
+def _parquet(path: Path, columns: Collection[str] | None, check: ColumnCheck | None) -> Iterator[tuple[str, RawRow]]:
     num_read = 0
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            check(str(path), names)
-            batches = file.iter_batches(columns=[name for name in names if name in columns])
+            if check is not None:
+                check(str(path), names)
+            batches = file.iter_batches(columns=[name for name in names if columns is None or name in columns])
             for num_read, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
                 yield f"{path} row {num_read}", row
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -86,12 +95,12 @@ def _parquet(path: Path, columns: Collection[str], check: ColumnCheck) -> Iterat
 def _dataset(task: TaskConfig, columns: Collection[str], check: ColumnCheck) -> Iterator[tuple[str, RawRow]]:
     """A folder of Parquet or JSONL files is read as those; anything else is the datasets library's."""
     folder = Path(task.path or "").expanduser()
-    files = sorted(path for path in folder.rglob("*") if path.suffix in _READERS) if folder.is_dir() else []
+    files = sorted(path for path in folder.rglob("*") if path.suffix in READERS) if folder.is_dir() else []
     if not files:
         yield from dataset_rows(task.path or "", columns, check)
     for path in files:
-        yield from _READERS[path.suffix](path, columns, check)
+        yield from READERS[path.suffix](path, columns, check)
 
 
-_READERS = {".jsonl": _jsonl, ".parquet": _parquet}
+READERS = {".jsonl": _jsonl, ".parquet": _parquet}
 _SOURCES = {"file": _file, "dataset": _dataset}

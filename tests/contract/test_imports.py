@@ -25,6 +25,7 @@ LAYERS: dict[str, int] = {
     ),
     **dict.fromkeys(("posttrain.fleet", "posttrain.inputs", "posttrain.console", "posttrain.judge_service"), 4),
     "posttrain.algorithms": 5,
+    "posttrain.curate": 6,
     **dict.fromkeys(("posttrain.run", "posttrain.help", "posttrain.mistakes", "posttrain.doctor"), 6),
 }
 LAZY_AT_WILL = ("posttrain.run", "posttrain.algorithms")
