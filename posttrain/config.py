@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -58,6 +58,9 @@ class TaskConfig:
 @dataclass
 class AlgoConfig:
     """What every algorithm has; each one's file adds its own keys."""
+
+    makes: ClassVar[tuple[str, ...]] = ("checkpoint",)
+    """What a later stage of a pipeline can take from a run: a checkpoint, a dataset."""
 
     name: str = MISSING  # the algorithm's name in metrics and in run.dir; set by algo=<name>
 
