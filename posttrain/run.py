@@ -12,6 +12,10 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -77,11 +81,17 @@ def to_config(composed: DictConfig, algorithms: dict[str, type[AlgoConfig]]) -> 
 
 
 def _dispatch(argv: list[str]) -> None:
-    options, overrides = _read_options(argv)
+    options, given = _read_options(argv)
     algorithms = known_algorithms()
     if options.help:
         print(help_text(algorithms, options.config_dir))
         return
+    chosen = next((override.partition("=")[2] for override in given if override.startswith("pipeline=")), None)
+    if chosen is not None:
+        _run_pipeline(chosen, [override for override in given if not override.startswith("pipeline=")], options)
+        return
+    overrides = [part for override in given for part in _spread_tasks(override)]
+    sys.argv[1:] = [*overrides, *(word for word in argv if word not in given)]
     started: list[str] = []
 
     def job(composed: DictConfig) -> None:
@@ -106,7 +116,7 @@ def _dispatch(argv: list[str]) -> None:
 
 
 def _read_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Hydra's own options, read ahead of it so that a wrong one is one line; overrides may stand anywhere among them."""
+    """Hydra's own options, read ahead of it so that a wrong one is one line, and the overrides, which may stand anywhere among them."""
     parser = get_args_parser()
     parser.exit_on_error = False
     try:
@@ -116,10 +126,38 @@ def _read_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     unknown = [word for word in rest if word.startswith("-")]
     if unknown:
         raise UserError(f"unknown option {unknown[0]}; --help lists the options, and a key is set as <key>=<value>")
-    overrides = [*options.overrides, *rest]
+    return options, [*options.overrides, *rest]
+
+
+def _run_pipeline(choice: str, arguments: list[str], options: argparse.Namespace) -> None:
+    """`--cfg job` shows every stage's configuration instead."""
+    from posttrain.pipeline import check, read_pipeline
+    from posttrain.stages import run_pipeline
+
+    if options.multirun:
+        raise UserError(f"pipeline={choice}: cannot be swept with -m; sweep a stage's command by itself")
+    pipeline = read_pipeline(choice, arguments, options.config_dir)
+    name = options.config_name or "config"
+    compose = partial(_compose, algorithms=known_algorithms(), config_dir=options.config_dir, config_name=name)
+    if options.cfg:
+        for stage, config in check(pipeline, compose).items():
+            print(f"# stage {stage}", OmegaConf.to_yaml(OmegaConf.create(asdict(config))), sep="\n")
+        return
+    passed_on = {"--config-dir": options.config_dir, "--config-name": options.config_name}
+    run_pipeline(pipeline, compose, [word for option, value in passed_on.items() if value for word in (option, value)])
+
+
+def _compose(overrides: Sequence[str], algorithms: dict[str, type[AlgoConfig]], config_dir: str | None, config_name: str) -> Config:
+    """The checked configuration that a command line of `overrides` would run with."""
     spread = [part for override in overrides for part in _spread_tasks(override)]
-    sys.argv[1:] = [*spread, *(word for word in argv if word not in overrides)]
-    return options, spread
+    search = [f"hydra.searchpath=[{Path(config_dir).absolute().as_uri()}]"] if config_dir else []
+    try:
+        with tempfile.TemporaryDirectory() as scratch, hydra.initialize_config_module("posttrain.configs", version_base="1.3"):
+            _register(algorithms, scratch)
+            composed = hydra.compose(config_name, overrides=[*spread, *search])
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise UserError(explain(error, algorithms, spread)) from error
+    return to_config(composed, algorithms)
 
 
 def _spread_tasks(override: str) -> list[str]:
