@@ -25,7 +25,7 @@ from posttrain.inputs import prepare
 from posttrain.judge_service import JudgeService
 from posttrain.metrics import MetricsWriter, read_rows
 from posttrain.rundir import run_folder, write_config
-from posttrain.stats import Row, Timer
+from posttrain.stats import Row, Timer, with_interval
 
 
 def evaluate(config: Config, algo: EvaluateConfig) -> None:
@@ -60,7 +60,9 @@ def evaluate(config: Config, algo: EvaluateConfig) -> None:
         row = heldout_row(groups)
         for name, sampled in groups.items():
             row |= pass_row(name, scored_outcomes(sampled), algo.solved_at)
-        console.evaluation("held out", row)
+            kinds = ["reward_mean", *(f"pass@{k}" for k in range(1, 1 + config.eval.samples_per_prompt))]
+            found = [f"{kind} {with_interval(row, key)}" for kind in kinds if (key := f"eval/{name}/{kind}") in row]
+            console.say(f"held out, {name}: {', '.join(found)}")
         write_episodes(folder, 0, [group for sampled in groups.values() for group in sampled])
         with MetricsWriter(folder, resumed_step=0) as metrics:
             metrics.write({"step": 0, **row, **sampler.take_counts(), "time/eval_s": time.monotonic() - started})

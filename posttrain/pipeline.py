@@ -10,7 +10,7 @@
 A stage is one process, `python -m posttrain.<command> <overrides>`. Of two overrides of one key the later one counts, in the
 order: common, the stage's own, the command line's for all (`train.steps=2`), the command line's for one (`sums.train.steps=2`).
 
-Left out on purpose: running (`posttrain.stages`), stages side by side, loops and conditions.
+Left out on purpose: running (`posttrain.pipeline_run`), stages side by side, loops and conditions.
 """
 
 import re

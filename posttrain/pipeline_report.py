@@ -1,6 +1,7 @@
 """What a pipeline's stages came to: their records, a table for the screen, and `report.md`."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from posttrain.config import Config
 from posttrain.fingerprint import Fingerprint
 from posttrain.metrics import read_rows
 from posttrain.pipeline import Stage
-from posttrain.stats import Row
+from posttrain.stats import Row, with_interval
 
-RECORD = "stage.json"
+SAVED, RECORD, LOG = "pipeline.yaml", "stage.json", "stage.log"
 DATASETS = ("dataset.jsonl", "dataset.parquet")
 COLUMNS = ("stage", "what", "seconds", "steps", "held out", "loss", "made")
+WIDTH = 140
+"""Characters a line where the output is no terminal."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,44 +69,52 @@ class Done:
 
 
 def print_table(done: Sequence[Done]) -> None:
-    """One line a stage, to standard output."""
+    """The summary, to standard output."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     table = Table(*COLUMNS)
-    for row in map(_cells, done):
-        table.add_row(*row)
-    Console(highlight=False).print(table)
+    for one in done:
+        table.add_row(*("\n".join(lines) for lines in _cells(one)))
+    console.print(table)
 
 
 def write_report(folder: Path, name: str, done: Sequence[Done]) -> Path:
-    """Writes `report.md`: the same table, then each stage's command, measurements and files; returns its path."""
-    lines = [f"# Pipeline {name}", "", *_markdown(COLUMNS, [_cells(one) for one in done])]
+    """Writes `report.md`: the summary, then each stage's command, measurements and files; returns its path."""
+    lines = [f"# Pipeline {name}", "", f"Its stages are in {SAVED}, a copy of the file that was run.", ""]
+    lines += _markdown(COLUMNS, [["<br>".join(cell) for cell in _cells(one)] for one in done])
     for one in done:
-        record = read_record(one.folder)
-        assert record is not None
-        lines += ["", f"## {one.stage.number}. {one.stage.name}", "", f"    {record.command}", ""]
-        lines += _markdown(("held out", "before", "after"), [(name, before, after) for name, before, after in _heldout(_rows(one))])
-        made = ", ".join(str(path) for path in one.products.values()) or "nothing for a later stage"
-        lines += ["", f"Made: {made}. Everything of the stage: {one.folder}; what it printed: {one.folder / 'stage.log'}."]
+        lines += ["", f"## {one.stage.number}. {one.stage.name}", "", f"    {_record(one).command}", ""]
+        lines += _markdown(("held out", "before", "after"), [*_heldout(_rows(one))])
+        made = [f"Its {product} is {path}." for product, path in one.products.items()]
+        lines += ["", " ".join([*made, f"Its folder is {one.folder}, where {LOG} holds what it printed."])]
     path = folder / "report.md"
-    path.write_text("\n".join(lines) + "\n")
+    draft = path.with_suffix(".draft")
+    draft.write_text("\n".join(lines) + "\n")
+    draft.replace(path)
     return path
 
 
-def _cells(done: Done) -> tuple[str, ...]:
-    record, rows = read_record(done.folder), _rows(done)
-    assert record is not None
-    tasks = "+".join(task.name for task in done.config.tasks)
-    starts = f" in {record.num_starts} starts" if record.num_starts > 1 else ""
+def _cells(done: Done) -> list[list[str]]:
+    """A stage's row of the summary: the lines of each cell."""
+    record, rows = _record(done), _rows(done)
     steps = int(rows[-1]["step"]) if rows else 0
     losses = [row["loss/total"] for row in rows if "loss/total" in row]
-    return (
-        done.stage.name,
-        f"{done.config.algo.name} on {tasks}",
-        f"{record.seconds:.0f}{starts}",
-        str(steps or ""),
-        ", ".join(f"{name} {before} -> {after}" if before else f"{name} {after}" for name, before, after in _heldout(rows)),
-        f"{losses[0]:.3f} -> {losses[-1]:.3f}" if losses else "",
-        ", ".join(str(path) for path in done.products.values()),
-    )
+    heldout = {name.partition("@")[0]: (name, before, after) for name, before, after in _heldout(rows)}  # the last pass@k of each task
+    first, *others = done.config.tasks
+    return [
+        [done.stage.name],
+        [f"{done.config.algo.name} on {first.name}", *(f"and {task.name}" for task in others)],
+        [f"{record.seconds:.0f}", *([f"in {record.num_starts} starts"] if record.num_starts > 1 else [])],
+        [str(steps or "")],
+        [f"{name} {before} -> {after}" if before else f"{name} {after}" for name, before, after in heldout.values()],
+        [f"{losses[0]:.3f} -> {losses[-1]:.3f}"] if losses else [],
+        [str(path.relative_to(done.folder.parent)) for path in done.products.values()],
+    ]
+
+
+def _record(done: Done) -> Record:
+    record = read_record(done.folder)
+    assert record is not None, f"{done.folder} was finished without a record"
+    return record
 
 
 def _rows(done: Done) -> list[Row]:
@@ -118,12 +129,11 @@ def _heldout(rows: Sequence[Row]) -> Iterator[tuple[str, str, str]]:
     names = dict.fromkeys(name for row in rows for name in row if name.startswith("eval/") and name.count("/") == 2)
     for name in names:
         kind = name.rpartition("/")[2]
-        if kind not in ("reward_mean", "loss") and not (kind.startswith("pass@") and kind.removeprefix("pass@").isdigit()):
-            continue
-        found = [row[key] for row in rows for key in (f"{name}_before", name) if key in row]
-        interval = next((row.get(name.removesuffix("_mean") + "_ci95") for row in reversed(rows) if name in row), None)
-        last = f"{found[-1]:.3f}" + ("" if interval is None else f" ± {interval:.3f}")
-        yield name.removeprefix("eval/").replace("/", " "), f"{found[0]:.3f}" if len(found) > 1 else "", last
+        if kind in ("reward_mean", "loss") or (kind.startswith("pass@") and not kind.endswith("_ci95")):
+            found = [row[key] for row in rows for key in (f"{name}_before", name) if key in row]
+            last = next(row for row in reversed(rows) if name in row)
+            first = f"{found[0]:.3f}" if len(found) > 1 else ""
+            yield name.removeprefix("eval/").replace("/", " "), first, with_interval(last, name)
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

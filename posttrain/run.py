@@ -132,13 +132,13 @@ def _read_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def _run_pipeline(choice: str, arguments: list[str], options: argparse.Namespace) -> None:
     """`--cfg job` shows every stage's configuration instead."""
     from posttrain.pipeline import check, read_pipeline
-    from posttrain.stages import run_pipeline
+    from posttrain.pipeline_run import run_pipeline
 
     if options.multirun:
         raise UserError(f"pipeline={choice}: cannot be swept with -m; sweep a stage's command by itself")
     pipeline = read_pipeline(choice, arguments, options.config_dir)
     name = options.config_name or "config"
-    compose = partial(_compose, algorithms=known_algorithms(), config_dir=options.config_dir, config_name=name)
+    compose = partial(make_config, algorithms=known_algorithms(), config_dir=options.config_dir, config_name=name)
     if options.cfg:
         for stage, config in check(pipeline, compose).items():
             print(f"# stage {stage}", OmegaConf.to_yaml(OmegaConf.create(asdict(config))), sep="\n")
@@ -147,7 +147,7 @@ def _run_pipeline(choice: str, arguments: list[str], options: argparse.Namespace
     run_pipeline(pipeline, compose, [word for option, value in passed_on.items() if value for word in (option, value)])
 
 
-def _compose(overrides: Sequence[str], algorithms: dict[str, type[AlgoConfig]], config_dir: str | None, config_name: str) -> Config:
+def make_config(overrides: Sequence[str], algorithms: dict[str, type[AlgoConfig]], config_dir: str | None, config_name: str) -> Config:
     """The checked configuration that a command line of `overrides` would run with."""
     spread = [part for override in overrides for part in _spread_tasks(override)]
     search = [f"hydra.searchpath=[{Path(config_dir).absolute().as_uri()}]"] if config_dir else []

@@ -26,6 +26,8 @@ LAYERS: dict[str, int] = {
     **dict.fromkeys(("posttrain.fleet", "posttrain.inputs", "posttrain.console", "posttrain.judge_service"), 4),
     "posttrain.algorithms": 5,
     **dict.fromkeys(("posttrain.run", "posttrain.help", "posttrain.mistakes", "posttrain.doctor"), 6),
+    "posttrain.fingerprint": 2,
+    **dict.fromkeys(("posttrain.pipeline", "posttrain.pipeline_report", "posttrain.pipeline_run"), 6),
 }
 LAZY_AT_WILL = ("posttrain.run", "posttrain.algorithms")
 # These three meet in layer 4 and above only.

@@ -21,10 +21,9 @@ from typing import BinaryIO
 from posttrain.errors import RunError, UserError
 from posttrain.fingerprint import Fingerprint, difference, fingerprint
 from posttrain.pipeline import Compose, Pipeline, Stage, check, quoted
-from posttrain.pipeline_report import Done, Record, print_table, read_record, write_report
+from posttrain.pipeline_report import LOG, SAVED, Done, Record, print_table, read_record, write_report
 from posttrain.rundir import flat
 
-SAVED, LOG = "pipeline.yaml", "stage.log"
 POLL_S = 0.2
 MISTAKE, INTERRUPTED, PREFIX = 2, 130, "posttrain: "
 """Exit codes of posttrain's commands, and how the line about a mistake begins."""
