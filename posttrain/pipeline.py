@@ -7,8 +7,9 @@
       - name: check
         run: [algo=evaluate, "model.path=${stage.sums.checkpoint}"]
 
-A stage is one process, `python -m posttrain.<command> <overrides>`. Of two overrides of one key the later one counts, in the
-order: common, the stage's own, the command line's for all (`train.steps=2`), the command line's for one (`sums.train.steps=2`).
+A stage is one process, `python -m posttrain.<command> <overrides>`; COMMANDS says what is to be known of a command. Of two
+overrides of one key the later one counts, in the order: common, the stage's own, the command line's for all (`train.steps=2`),
+the command line's for one (`sums.train.steps=2`).
 
 Left out on purpose: running (`posttrain.pipeline_run`), stages side by side, loops and conditions.
 """
@@ -27,17 +28,38 @@ from posttrain.fingerprint import check_inputs
 from posttrain.rundir import flat
 
 CONFIGS = Path(__file__).parent / "configs"
-COMMANDS = ("run",)
 PRODUCTS = ("checkpoint", "dataset")
 SECTIONS = tuple(section.name for section in fields(Config))
 OF_THE_PIPELINE = ("run.dir", "run.resume")
-"""Keys that the pipeline takes from the command line for itself and sets for each stage."""
+"""Keys that the pipeline takes from the command line for itself."""
 
 _REFERENCE = re.compile(r"\$\{stage\.([^.}]*)\.([^}]*)\}")
 _PLAIN = re.compile(r"[\w./~-]+")
 
-Compose = Callable[[Sequence[str]], Config]
-"""Makes a checked configuration of overrides; raises UserError."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """How a command is told its folder, and to go on with what is in it."""
+
+    folder_key: str
+    resume: tuple[str, ...]
+
+
+COMMANDS = {"run": Command(folder_key="run.dir", resume=("run.resume=true",))}
+"""posttrain.<name> by name; its exit codes are those of posttrain.run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a command's overrides come to: in words, every value by its full key, and what a later stage can take from it."""
+
+    what: str
+    values: Mapping[str, Any]
+    makes: tuple[str, ...]
+
+
+Compose = Callable[[str, Sequence[str]], Settings]
+"""Takes a command and its overrides; raises UserError for whatever is wrong with them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +108,8 @@ def read_pipeline(choice: str, arguments: Sequence[str], config_dir: str | None)
     everywhere, own, ours = _deal(arguments, names)
     stages = []
     for number, (name, command, overrides) in enumerate(listed, start=1):
-        merged = _merge([*common, *overrides, *everywhere, *own[name]])
+        shared = (common, everywhere) if command == "run" else ([], [])  # other commands have other keys
+        merged = _merge([*shared[0], *overrides, *shared[1], *own[name]])
         stage = Stage(number=number, name=name, command=command, overrides=tuple(merged))
         _check_references(stage, names)
         stages.append(stage)
@@ -99,23 +122,28 @@ def read_pipeline(choice: str, arguments: Sequence[str], config_dir: str | None)
     return Pipeline(name=file.stem, file=file, stages=tuple(stages), folder=folder, is_resumed=resume == "true")
 
 
-def check(pipeline: Pipeline, compose: Compose) -> dict[str, Config]:
-    """Each stage's configuration, composed with a path that does not exist yet where a reference stands.
+def check(pipeline: Pipeline, compose: Compose) -> dict[str, Settings]:
+    """Each stage's settings, with a path that does not exist yet where a reference stands.
 
     Raises UserError: with the stage's name; a stage's own mistake, or a reference to what the earlier stage does not make.
     """
-    configs: dict[str, Config] = {}
+    settings: dict[str, Settings] = {}
     for stage in pipeline.stages:
         for name, product in stage.references:
-            makes: tuple[str, ...] = configs[name].algo.makes
-            if product not in makes:
-                raise UserError(f"stage {stage.name}: {name} is algo={configs[name].algo.name}, which makes no {product} for other stages")
+            if product not in settings[name].makes:
+                raise UserError(f"stage {stage.name}: {name} is {settings[name].what}, which makes no {product} for other stages")
         try:
-            configs[stage.name] = compose(stage.fill({key: Path("from-stage", *key) for key in stage.references}))
-            check_inputs(flat(asdict(configs[stage.name])))
+            settings[stage.name] = compose(stage.command, stage.fill({key: Path("from-stage", *key) for key in stage.references}))
+            check_inputs(settings[stage.name].values)
         except UserError as error:
             raise UserError(f"stage {stage.name}: {error}") from error
-    return configs
+    return settings
+
+
+def settings_of_run(config: Config) -> Settings:
+    """What is to be known of a stage of posttrain.run."""
+    tasks = " and ".join(task.name for task in config.tasks)
+    return Settings(what=f"{config.algo.name} on {tasks}", values=flat(asdict(config)), makes=config.algo.makes)
 
 
 def _find(choice: str, config_dir: str | None) -> Path:
@@ -175,9 +203,10 @@ def _stage_name(where: str, stage: Mapping[str, Any], taken: Sequence[str]) -> s
 def _overrides(where: str, listed: object) -> list[str]:
     if not isinstance(listed, list) or not all(isinstance(override, str) for override in listed):
         raise UserError(f"{where}: got {listed!r}, expected a list of overrides as on the command line: [algo=sapo, train.steps=2]")
+    set_here = {*OF_THE_PIPELINE, "pipeline", *(command.folder_key for command in COMMANDS.values())}
     for override in listed:
-        if _key(override) in OF_THE_PIPELINE or _key(override) == "pipeline":
-            raise UserError(f"{where}: {override} cannot stand here; {_key(override)} is given on the command line, for the whole pipeline")
+        if _key(override) in set_here:
+            raise UserError(f"{where}: {override} cannot stand here; each stage has a folder in run.dir=<folder> of the whole pipeline")
     return listed
 
 

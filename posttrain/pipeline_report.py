@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from posttrain.checkpoint import CheckpointStore
-from posttrain.config import Config
 from posttrain.fingerprint import Fingerprint
 from posttrain.metrics import read_rows
-from posttrain.pipeline import Stage
+from posttrain.pipeline import Settings, Stage
 from posttrain.stats import Row, with_interval
 
 SAVED, RECORD, LOG = "pipeline.yaml", "stage.json", "stage.log"
-DATASETS = ("dataset.jsonl", "dataset.parquet")
+DATASETS = ("dataset.jsonl", "dataset.parquet", "rows.jsonl", "rows.parquet")
+"""What a stage's dataset may be called in its folder."""
 COLUMNS = ("stage", "what", "seconds", "steps", "held out", "loss", "made")
 WIDTH = 140
 """Characters a line where the output is no terminal."""
@@ -28,7 +28,6 @@ class Record:
     """What a stage's folder says about it. seconds: of all its processes that were seen to end."""
 
     depends_on: Fingerprint
-    command: str
     num_starts: int = 0
     seconds: float = 0.0
     is_finished: bool = False
@@ -48,11 +47,12 @@ def read_record(folder: Path) -> Record | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """A stage with its resolved configuration and its folder."""
+    """A stage that is known to be finished or is about to be. command: what starts it anew by itself."""
 
     stage: Stage
-    config: Config
+    settings: Settings
     folder: Path
+    command: str
 
     @property
     def products(self) -> dict[str, Path]:
@@ -60,12 +60,12 @@ class Done:
         latest = CheckpointStore(self.folder, keep=1).steps()[-1:]
         found = [("checkpoint", self.folder / f"checkpoints/step_{step}/hf") for step in latest]
         found += [("dataset", self.folder / name) for name in DATASETS if (self.folder / name).exists()]
-        return {product: path for product, path in found if product in self.config.algo.makes}
+        return {product: path for product, path in found if product in self.settings.makes}
 
     @property
     def missing(self) -> list[str]:
         """What the stage should have made and has not."""
-        return [product for product in self.config.algo.makes if product not in self.products]
+        return [product for product in self.settings.makes if product not in self.products]
 
 
 def print_table(done: Sequence[Done]) -> None:
@@ -82,7 +82,7 @@ def write_report(folder: Path, name: str, done: Sequence[Done]) -> Path:
     lines = [f"# Pipeline {name}", "", f"Its stages are in {SAVED}, a copy of the file that was run.", ""]
     lines += _markdown(COLUMNS, [["<br>".join(cell) for cell in _cells(one)] for one in done])
     for one in done:
-        lines += ["", f"## {one.stage.number}. {one.stage.name}", "", f"    {_record(one).command}", ""]
+        lines += ["", f"## {one.stage.number}. {one.stage.name}", "", f"    {one.command}", ""]
         lines += _markdown(("held out", "before", "after"), [*_heldout(_rows(one))])
         made = [f"Its {product} is {path}." for product, path in one.products.items()]
         lines += ["", " ".join([*made, f"Its folder is {one.folder}, where {LOG} holds what it printed."])]
@@ -99,10 +99,9 @@ def _cells(done: Done) -> list[list[str]]:
     steps = int(rows[-1]["step"]) if rows else 0
     losses = [row["loss/total"] for row in rows if "loss/total" in row]
     heldout = {name.partition("@")[0]: (name, before, after) for name, before, after in _heldout(rows)}  # the last pass@k of each task
-    first, *others = done.config.tasks
     return [
         [done.stage.name],
-        [f"{done.config.algo.name} on {first.name}", *(f"and {task.name}" for task in others)],
+        [done.settings.what],
         [f"{record.seconds:.0f}", *([f"in {record.num_starts} starts"] if record.num_starts > 1 else [])],
         [str(steps or "")],
         [f"{name} {before} -> {after}" if before else f"{name} {after}" for name, before, after in heldout.values()],

@@ -7,6 +7,7 @@ then the table and `report.md`. A stage's folder is never deleted: what no longe
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -14,18 +15,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from posttrain.errors import RunError, UserError
 from posttrain.fingerprint import Fingerprint, difference, fingerprint
-from posttrain.pipeline import Compose, Pipeline, Stage, check, quoted
+from posttrain.pipeline import COMMANDS, Compose, Pipeline, Stage, check, quoted
 from posttrain.pipeline_report import LOG, SAVED, Done, Record, print_table, read_record, write_report
-from posttrain.rundir import flat
 
 POLL_S = 0.2
-MISTAKE, INTERRUPTED, PREFIX = 2, 130, "posttrain: "
+MISTAKE, INTERRUPTED, PREFIX = 2, 130, r"posttrain[.\w]*: "
 """Exit codes of posttrain's commands, and how the line about a mistake begins."""
 # Asks the kernel for a SIGTERM when the pipeline's process dies, however it dies; a run then ends its actors.
 STARTER = (
@@ -82,8 +82,8 @@ def _open_folder(pipeline: Pipeline) -> Path:
 def _do(work: Work, stage: Stage) -> Done:
     """Skips, resumes or starts a stage."""
     overrides = stage.fill({(done.stage.name, product): path for done in work.done for product, path in done.products.items()})
-    config = work.compose(overrides)
-    depends_on: Fingerprint = json.loads(json.dumps(fingerprint(flat(asdict(config)))))
+    settings = work.compose(stage.command, overrides)
+    depends_on: Fingerprint = json.loads(json.dumps(fingerprint(settings.values)))
     folder = _stage_folder(work.folder, stage)
     title = f"stage {stage.number}/{len(work.pipeline.stages)} {stage.name}"
     record = read_record(folder)
@@ -91,15 +91,17 @@ def _do(work: Work, stage: Stage) -> Done:
         aside = _move_aside(folder)
         _say(f"{title}: {difference(record.depends_on, depends_on)}: runs anew; what it had is kept in {aside}")
         record = None
-    done = Done(stage=stage, config=config, folder=folder)
+    command = COMMANDS[stage.command]
+    arguments = [*work.options, *overrides, f"{command.folder_key}={quoted(folder)}"]
+    shown = shlex.join(["python", "-m", f"posttrain.{stage.command}", *arguments])
+    done = Done(stage=stage, settings=settings, folder=folder, command=shown)
     if record is not None and record.is_finished and not done.missing:
         _say(f"{title}: skipped, it is finished and nothing that it depends on has changed")
         return done
-    arguments = [*work.options, *overrides, f"run.dir={quoted(folder)}"]
     has_begun = (folder / "config.yaml").exists()
-    record = record or Record(depends_on=depends_on, command=shlex.join(["python", "-m", f"posttrain.{stage.command}", *arguments]))
-    _say(f"{title}: {'resumes' if has_begun else 'starts'}: {record.command}")
-    _run(done, record, [*arguments, "run.resume=true"] if has_begun else arguments)
+    _say(f"{title}: {'resumes' if has_begun else 'starts'}: {shown}")
+    record = record or Record(depends_on=depends_on)
+    _run(done, record, [*arguments, *command.resume] if has_begun else arguments)
     if done.missing:
         raise RunError(f"stage {stage.name} ended well, but {folder} holds no {' and no '.join(done.missing)}; its log is {folder / LOG}")
     record.is_finished = True
@@ -159,7 +161,7 @@ def _run(done: Done, record: Record, arguments: Sequence[str]) -> None:
         _say(f"stage {name} was interrupted; run.resume=true continues it; its log is {log}")
         raise KeyboardInterrupt
     if code == MISTAKE:
-        mistakes = [line.removeprefix(PREFIX) for line in printed if line.startswith(PREFIX)]
+        mistakes = [line.partition(": ")[2] for line in printed if re.match(PREFIX, line)]
         raise UserError(f"stage {name}: {mistakes[-1] if mistakes else 'exit code 2'}; its log is {log}")
     if code:
         how = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
@@ -170,8 +172,8 @@ def _show_until_end(process: subprocess.Popen[bytes], shown: BinaryIO) -> None:
     has_ended = False
     while not has_ended:
         has_ended = process.poll() is not None  # before reading, so that its last words are shown
-        sys.stdout.write(shown.read().decode(errors="replace"))
-        sys.stdout.flush()
+        sys.stdout.buffer.write(shown.read())
+        sys.stdout.buffer.flush()
         if not has_ended:
             time.sleep(POLL_S)
 

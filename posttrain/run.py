@@ -13,8 +13,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import hydra
@@ -131,30 +129,35 @@ def _read_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _run_pipeline(choice: str, arguments: list[str], options: argparse.Namespace) -> None:
     """`--cfg job` shows every stage's configuration instead."""
-    from posttrain.pipeline import check, read_pipeline
+    from posttrain.pipeline import Settings, check, read_pipeline, settings_of_run
     from posttrain.pipeline_run import run_pipeline
 
     if options.multirun:
         raise UserError(f"pipeline={choice}: cannot be swept with -m; sweep a stage's command by itself")
+    algorithms = known_algorithms()
+
+    def compose(command: str, overrides: Sequence[str]) -> Settings:
+        return settings_of_run(make_config(overrides, algorithms, options.config_dir, options.config_name))
+
     pipeline = read_pipeline(choice, arguments, options.config_dir)
-    name = options.config_name or "config"
-    compose = partial(make_config, algorithms=known_algorithms(), config_dir=options.config_dir, config_name=name)
     if options.cfg:
-        for stage, config in check(pipeline, compose).items():
-            print(f"# stage {stage}", OmegaConf.to_yaml(OmegaConf.create(asdict(config))), sep="\n")
+        for stage, settings in check(pipeline, compose).items():
+            print(f"# stage {stage}: {settings.what}", OmegaConf.to_yaml(dict(settings.values)), sep="\n")
         return
     passed_on = {"--config-dir": options.config_dir, "--config-name": options.config_name}
     run_pipeline(pipeline, compose, [word for option, value in passed_on.items() if value for word in (option, value)])
 
 
-def make_config(overrides: Sequence[str], algorithms: dict[str, type[AlgoConfig]], config_dir: str | None, config_name: str) -> Config:
+def make_config(
+    overrides: Sequence[str], algorithms: dict[str, type[AlgoConfig]], config_dir: str | None, config_name: str | None
+) -> Config:
     """The checked configuration that a command line of `overrides` would run with."""
     spread = [part for override in overrides for part in _spread_tasks(override)]
     search = [f"hydra.searchpath=[{Path(config_dir).absolute().as_uri()}]"] if config_dir else []
     try:
         with tempfile.TemporaryDirectory() as scratch, hydra.initialize_config_module("posttrain.configs", version_base="1.3"):
             _register(algorithms, scratch)
-            composed = hydra.compose(config_name, overrides=[*spread, *search])
+            composed = hydra.compose(config_name or "config", overrides=[*spread, *search])
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise UserError(explain(error, algorithms, spread)) from error
     return to_config(composed, algorithms)

@@ -207,7 +207,7 @@ def test_cfg_job_shows_every_stage_and_own_choices_are_found(python, place: Path
     (place / "mine" / "pipeline" / "louder.yaml").write_text(STAGES.replace("algo=chain, algo.text=a", "algo=loud"))
     shown = python("-m", "posttrain.run", "pipeline=louder", "--config-dir", "mine", "--cfg", "job")
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert re.findall(r"^# stage (\w+)$", shown.stdout, re.MULTILINE) == ["one", "two", "three"]
+    assert re.findall(r"^# stage (\w+): chain on arithmetic$", shown.stdout, re.MULTILINE) == ["one", "two", "three"]
     result = python("-m", "posttrain.run", "pipeline=louder", "--config-dir", "mine", "run.dir=runs/chain it")
     assert (result.returncode, result.stderr) == (0, "")
     assert texts(place)["03-three"] == "Abc"

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +58,11 @@ class Result:
 class Running:
     """A `posttrain.run` under way, in a session of its own so that nothing of it can be missed."""
 
-    def __init__(self, folder: Path, overrides: list[str], log: Path):
+    def __init__(self, folder: Path, overrides: list[str], log: Path, base: Sequence[str] = TINY):
         self.folder, self.log = folder, log
         self.started = time.monotonic()
         self.out, self.err = log.with_suffix(".out"), log.with_suffix(".err")
-        command = [sys.executable, "-m", "posttrain.run", *TINY, f"run.dir={folder}", *overrides]
+        command = [sys.executable, "-m", "posttrain.run", *base, f"run.dir={folder}", *overrides]
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(command, stdout=out, stderr=err, cwd=log.parent, start_new_session=True)
 

@@ -1,16 +1,13 @@
 """Pipelines: what a file and a command line come to, what is refused before anything runs, and what a stage depends on."""
 
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from posttrain.errors import UserError
 from posttrain.fingerprint import check_inputs, content_hash, difference, fingerprint
-from posttrain.pipeline import check, quoted, read_pipeline
+from posttrain.pipeline import check, quoted, read_pipeline, settings_of_run
 from posttrain.run import known_algorithms, make_config
-from posttrain.rundir import flat
 
 TWO = """
 common: [model=tiny, train.steps=2]
@@ -22,7 +19,15 @@ stages:
   - name: judged
     run: [algo=evaluate, "model.path=${stage.onward.checkpoint}"]
 """
-COMPOSE = partial(make_config, algorithms=known_algorithms(), config_dir=None, config_name="config")
+ALGORITHMS = known_algorithms()
+
+
+def config_of(overrides):
+    return make_config(overrides, ALGORITHMS, None, None)
+
+
+def compose(command, overrides):
+    return settings_of_run(config_of(overrides))
 
 
 @pytest.fixture
@@ -44,16 +49,16 @@ def test_later_overrides_of_a_key_count(read):
     assert onward.overrides == ("model=tiny", "algo=grpo", "model.path=${stage.sums.checkpoint}", "train.steps=4", "task=letters")
     assert "train.steps=3" in judged.overrides
     assert (pipeline.folder, pipeline.is_resumed, pipeline.name) == (Path("a b"), False, "mine")
-    configs = check(pipeline, COMPOSE)
-    assert [config.train.steps for config in configs.values()] == [3, 4, 3]
-    assert configs["sums"].task.rewards == {"numeric": 1.0, "exact": 0.5}
-    assert not configs["onward"].mixture and [task.name for task in check(read(), COMPOSE)["onward"].tasks] == ["differences", "arithmetic"]
+    settings = check(pipeline, compose)
+    assert [stage.values["train.steps"] for stage in settings.values()] == [3, 4, 3]
+    assert settings["sums"].values["task.rewards.exact"] == 0.5
+    assert settings["onward"].what == "grpo on letters" and check(read(), compose)["onward"].what == "grpo on differences and arithmetic"
 
 
 def test_references_become_paths_whatever_is_in_them(read):
     onward = read().stages[1]
     for path in (Path("runs/x/hf"), Path("/tmp/a b/it's, [1]=$2, {3}/hf")):
-        config = COMPOSE(onward.fill({("sums", "checkpoint"): path}))
+        config = config_of(onward.fill({("sums", "checkpoint"): path}))
         assert config.model.path == str(path), quoted(path)
 
 
@@ -79,11 +84,11 @@ def test_references_become_paths_whatever_is_in_them(read):
         (TWO.replace("stage.sums.", "stage.onward."), [], "stage onward: ${stage.onward.checkpoint}: onward is no earlier stage"),
         (TWO.replace("sums.checkpoint", "sums.chekpoint"), [], "stage onward: ${stage.sums.chekpoint}: no stage makes that; did you mean"),
         (TWO.replace("${stage.sums.checkpoint}", "${stage.sums}"), [], "stage onward: cannot read 'model.path=${stage.sums}'"),
-        (TWO.replace("sums.checkpoint", "sums.dataset"), [], "stage onward: sums is algo=sapo, which makes no dataset"),
+        (TWO.replace("sums.checkpoint", "sums.dataset"), [], "stage onward: sums is sapo on arithmetic, which makes no dataset"),
         (
             f"{TWO}  - name: last\n    run: [algo=sapo, 'model.path=${{stage.judged.checkpoint}}']\n",
             [],
-            "stage last: judged is algo=evaluate, which makes no checkpoint",
+            "stage last: judged is evaluate on arithmetic, which makes no checkpoint",
         ),
         (TWO.replace("name: onward", "name: sums"), [], "mine.yaml: stage 2: the name sums is taken by stage 1"),
         (TWO.replace("name: sums", "name: eval"), [], "mine.yaml: stage 1: eval is a section of keys"),
@@ -104,7 +109,7 @@ def test_references_become_paths_whatever_is_in_them(read):
 )
 def test_a_mistake_is_told_before_anything_runs(read, text, arguments, words):
     with pytest.raises(UserError) as caught:
-        check(read(text, *arguments), COMPOSE)
+        check(read(text, *arguments), compose)
     assert str(caught.value).startswith(words)
 
 
@@ -120,7 +125,7 @@ def test_unknown_pipelines_are_told_with_the_nearest(tmp_path):
 
 def test_pipelines_of_the_toolkit_are_checked():
     files = sorted((Path(__file__).parents[2] / "configs" / "pipeline").glob("*.yaml"))
-    assert [check(read_pipeline(file.stem, [], None), COMPOSE) for file in files]
+    assert [check(read_pipeline(file.stem, [], None), compose) for file in files]
 
 
 @pytest.fixture
@@ -157,7 +162,7 @@ def test_a_stage_depends_on_values_and_contents_not_on_places(weights, tmp_path,
     common = ["algo=sapo", "task.source=file", "task.path=rows.jsonl"]
 
     def of(*overrides):
-        return fingerprint(flat(asdict(COMPOSE([*common, *overrides]))))
+        return fingerprint(compose("run", [*common, *overrides]).values)
 
     one = of(f"model.path={weights}")
     (tmp_path / "sapo").mkdir()  # algo.name is no path
