@@ -35,7 +35,7 @@ def fingerprint(values: Mapping[str, Any]) -> Fingerprint:
 def check_inputs(values: Mapping[str, Any]) -> None:
     """Raises UserError: a value that can only be a path names nothing. A plain name may be a hub's and passes."""
     for key, value in values.items():
-        if key in CHANGES_NOTHING or not isinstance(value, str) or Path(value).expanduser().exists():
+        if key in CHANGES_NOTHING or not isinstance(value, str) or os.path.exists(os.path.expanduser(value)):
             continue
         if value.startswith(("/", "./", "../", "~")) or ("\n" not in value and value.endswith(_FILES)):
             raise UserError(f"{key}={value}: there is no such file or folder")
@@ -65,13 +65,13 @@ def _content(key: str, value: Any) -> Any:
         return [_content(key, item) for item in value]
     if not isinstance(value, str) or not _may_be_path(key, value):
         return value
-    path = Path(value).expanduser()
-    return f"{_HASHED}{content_hash(path)}" if path.exists() else value
+    path = os.path.expanduser(value)
+    return f"{_HASHED}{content_hash(Path(path))}" if os.path.exists(path) else value
 
 
 def _may_be_path(key: str, value: str) -> bool:
     """task.name=tests is no path, even beside a folder tests; model.path=tests is one, and so is anything with a separator."""
-    return bool(value) and len(value) < os.pathconf("/", "PC_PATH_MAX") and (key.endswith("path") or os.sep in value or "." in value)
+    return key.endswith("path") or os.sep in value or "." in value
 
 
 def _file_hash(file: Path) -> str:

@@ -84,9 +84,8 @@ def _dispatch(argv: list[str]) -> None:
     if options.help:
         print(help_text(algorithms, options.config_dir))
         return
-    chosen = next((override.partition("=")[2] for override in given if override.startswith("pipeline=")), None)
-    if chosen is not None:
-        _run_pipeline(chosen, [override for override in given if not override.startswith("pipeline=")], options)
+    if any(override.startswith("pipeline=") for override in given):
+        _run_pipeline(given, options)
         return
     overrides = [part for override in given for part in _spread_tasks(override)]
     sys.argv[1:] = [*overrides, *(word for word in argv if word not in given)]
@@ -127,19 +126,25 @@ def _read_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, [*options.overrides, *rest]
 
 
-def _run_pipeline(choice: str, arguments: list[str], options: argparse.Namespace) -> None:
+def _run_pipeline(given: list[str], options: argparse.Namespace) -> None:
     """`--cfg job` shows every stage's configuration instead."""
     from posttrain.pipeline import Settings, check, read_pipeline, settings_of_run
     from posttrain.pipeline_run import run_pipeline
 
-    if options.multirun:
-        raise UserError(f"pipeline={choice}: cannot be swept with -m; sweep a stage's command by itself")
+    choice, *more = [override.partition("=")[2] for override in given if override.startswith("pipeline=")]
+    if more:
+        raise UserError(f"pipeline={more[0]}: one at a time; pipeline={choice} is given too")
+    for option, value in vars(options).items():
+        if value and option not in ("overrides", "cfg", "config_dir", "config_name"):
+            raise UserError(f"pipeline={choice}: --{option.replace('_', '-')} is for single runs; leave it out")
+    if options.config_dir and not Path(options.config_dir).is_dir():
+        raise UserError(f"--config-dir {options.config_dir}: there is no such folder")
     algorithms = known_algorithms()
 
     def compose(command: str, overrides: Sequence[str]) -> Settings:
         return settings_of_run(make_config(overrides, algorithms, options.config_dir, options.config_name))
 
-    pipeline = read_pipeline(choice, arguments, options.config_dir)
+    pipeline = read_pipeline(choice, [override for override in given if not override.startswith("pipeline=")], options.config_dir)
     if options.cfg:
         for stage, settings in check(pipeline, compose).items():
             print(f"# stage {stage}: {settings.what}", OmegaConf.to_yaml(dict(settings.values)), sep="\n")

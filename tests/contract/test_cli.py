@@ -98,6 +98,12 @@ ONE_LINE = {
     "algo=grpo algo.correction=icepopp": "algo.correction=icepopp: unknown; did you mean icepop?",
     "algo=gspo algo.clip_low=0": "algo.clip_low=0.0: expected a number above 0",
     "algo=sapo algo.entropy_band=[0.3,0.1]": "algo.entropy_band=[0.3, 0.1]: expected []",
+    "pipeline=two_task": "unknown choice pipeline=two_task: did you mean two_tasks?",
+    "pipeline=two_tasks sumz.train.steps=2": "sumz.train.steps=2: neither a stage nor a section of keys is called sumz; did you mean sums?",
+    "pipeline=two_tasks check.train.stesp=2": "stage check: unknown key train.stesp: did you mean train.steps?",
+    "pipeline=two_tasks -m": "pipeline=two_tasks: --multirun is for single runs",
+    "pipeline=two_tasks pipeline=b": "pipeline=b: one at a time",
+    "pipeline=two_tasks --config-dir nowhere": "--config-dir nowhere: there is no such folder",
     "-m algo=sapo train.stesp=1,2": "unknown key train.stesp: did you mean train.steps?",
 }
 

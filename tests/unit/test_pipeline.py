@@ -172,11 +172,22 @@ def test_a_stage_depends_on_values_and_contents_not_on_places(weights, tmp_path,
     assert difference(one, of("model.path=model")) == "what model.path names has changed"
     rows.write_text("{}\n{}\n")
     assert of("model.path=model")["task.path"] != one["task.path"]
+    prompt = "Think. " * 1000  # longer than a path may be
+    assert of(f"task.system_prompt='{prompt}'")["task.system_prompt"] == prompt
     assert of("model.path=Qwen/Qwen3-0.6B")["model.path"] == "Qwen/Qwen3-0.6B"
 
 
 def test_what_can_only_be_a_path_has_to_be_there(tmp_path):
-    check_inputs({"model.path": "Qwen/Qwen3-0.6B", "task.path": None, "run.dir": "/no/such", "x.path": str(tmp_path), "train.steps": 3})
+    check_inputs(
+        {
+            "model.path": "Qwen/Qwen3-0.6B",
+            "task.path": None,
+            "run.dir": "/no/such",
+            "x.path": str(tmp_path),
+            "a.b": "~x " * 2000,
+            "train.steps": 3,
+        }
+    )
     for key, value in (("model.path", "./model"), ("mixture.b.path", "rows.parquet"), ("rewards.judge_model", "~/no_such_model")):
         with pytest.raises(UserError, match=f"{key}=.*: there is no such file or folder"):
             check_inputs({key: value})
