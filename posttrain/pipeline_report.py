@@ -82,13 +82,13 @@ def write_report(folder: Path, name: str, done: Sequence[Done]) -> Path:
     lines = [f"# Pipeline {name}", "", f"Its stages are in {SAVED}, a copy of the file that was run.", ""]
     lines += _markdown(COLUMNS, [["<br>".join(cell) for cell in _cells(one)] for one in done])
     for one in done:
-        lines += ["", f"## {one.stage.number}. {one.stage.name}", "", f"    {one.command}", ""]
+        lines += [f"## {one.stage.number}. {one.stage.name}", "", f"    {one.command}", ""]
         lines += _markdown(("held out", "before", "after"), [*_heldout(_rows(one))])
         made = [f"Its {product} is {path}." for product, path in one.products.items()]
-        lines += ["", " ".join([*made, f"Its folder is {one.folder}, where {LOG} holds what it printed."])]
+        lines += [" ".join([*made, f"Its folder is {one.folder}, where {LOG} holds what it printed."]), ""]
     path = folder / "report.md"
     draft = path.with_suffix(".draft")
-    draft.write_text("\n".join(lines) + "\n")
+    draft.write_text("\n".join(lines))
     draft.replace(path)
     return path
 
@@ -136,6 +136,5 @@ def _heldout(rows: Sequence[Row]) -> Iterator[tuple[str, str, str]]:
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    if not rows:
-        return []
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+    """A table and the blank line after it; nothing where there are no rows."""
+    return [*(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)), ""] if rows else []

@@ -43,8 +43,8 @@ class Chain(AlgoConfig):
         made.mkdir(parents=True, exist_ok=True)
         (made / "text").write_text((before.read_text() if before.exists() else "") + self.text)
         row = '{"step": 1, "loss/total": 0.5, "eval/t/reward_mean_before": 0.25, "eval/t/reward_mean": 0.75, "eval/t/reward_ci95": 0.125}'
-        (folder / "metrics.jsonl").write_text(row + "\\\\n")
-'''.replace("\\\\\\\\", "\\\\")
+        (folder / "metrics.jsonl").write_text(row + chr(10))
+'''
 
 STAGES = """
 stages:
