@@ -45,7 +45,7 @@ def difference(before: Fingerprint, now: Fingerprint) -> str:
     """Names the first key in which two fingerprints differ, in words."""
     key = next(key for key in sorted(before | now) if before.get(key) != now.get(key))
     old, new = before.get(key), now.get(key)
-    if str(old).startswith(_HASHED) and str(new).startswith(_HASHED):
+    if _HASHED in str(old) and _HASHED in str(new):
         return f"what {key} names has changed"
     return f"{key} is {new}, was {old}"
 
