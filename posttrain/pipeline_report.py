@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from posttrain.checkpoint import CheckpointStore
 from posttrain.fingerprint import Fingerprint
@@ -71,7 +71,7 @@ class Done:
 def print_table(done: Sequence[Done]) -> None:
     """The summary, to standard output."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
-    table = Table(*COLUMNS)
+    table = Table(*(Column(name, overflow="fold") for name in COLUMNS))
     for one in done:
         table.add_row(*("\n".join(lines) for lines in _cells(one)))
     console.print(table)
@@ -97,7 +97,7 @@ def _cells(done: Done) -> list[list[str]]:
     """A stage's row of the summary: the lines of each cell."""
     record, rows = _record(done), _rows(done)
     steps = int(rows[-1]["step"]) if rows else 0
-    losses = [row["loss/total"] for row in rows if "loss/total" in row]
+    losses = [f"{row['loss/total']:.3f}" for row in rows if "loss/total" in row]
     heldout = {name.partition("@")[0]: (name, before, after) for name, before, after in _heldout(rows)}  # the last pass@k of each task
     return [
         [done.stage.name],
@@ -105,7 +105,7 @@ def _cells(done: Done) -> list[list[str]]:
         [f"{record.seconds:.0f}", *([f"in {record.num_starts} starts"] if record.num_starts > 1 else [])],
         [str(steps or "")],
         [f"{name} {before} -> {after}" if before else f"{name} {after}" for name, before, after in heldout.values()],
-        [f"{losses[0]:.3f} -> {losses[-1]:.3f}"] if losses else [],
+        [" -> ".join(dict.fromkeys([losses[0], losses[-1]]))] if losses else [],
         [str(path.relative_to(done.folder.parent)) for path in done.products.values()],
     ]
 

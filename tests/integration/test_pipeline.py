@@ -25,7 +25,7 @@ def test_a_pipeline_killed_in_a_stage_ends_as_if_it_had_not_been(launch, tmp_pat
     folder = tmp_path / "chain"
     running = launch(folder, ["pipeline=mine.yaml"], tmp_path / "killed", base=())
     metrics = folder / "02-second/metrics.jsonl"
-    reached = running.wait_for(lambda: bool(read_rows(metrics)))
+    reached = running.wait_for((folder / "02-second/checkpoints/step_1").exists)
     running.kill()
     assert reached, running.out.read_text() + running.err.read_text()
     assert 1 <= len(read_rows(metrics)) < 3, "killed too late to mean anything"
