@@ -25,7 +25,7 @@ help:
 setup: $(VENV)/.installed
 
 run: $(VENV)/.installed
-	@$(BIN)/python -m posttrain.run $(if $(filter algo=%,$(ARGS)),,algo=sapo) $(ARGS)
+	@$(BIN)/python -m posttrain.run $(if $(filter algo=% pipeline=%,$(ARGS)),,algo=sapo) $(ARGS)
 
 lint: $(VENV)/.installed
 	@echo "make: ruff, mypy, budgets"

@@ -70,7 +70,7 @@ def train(config: Config, algo: PolicyGradientConfig) -> None:
         console.phase("starting the judge")
         judge.start(logs)
         timer = Timer()
-        engines = Engines(cluster, lambda threads: _engine_spec(config, inputs, threads))
+        engines = Engines(cluster, lambda threads: engine_spec(config, inputs, threads))
         run = Run(
             config=config,
             algo=algo,
@@ -247,7 +247,8 @@ def _learner_spec(config: Config, algo: PolicyGradientConfig, inputs: Inputs, th
     )
 
 
-def _engine_spec(config: Config, inputs: Inputs, threads: int) -> EngineSpec:
+def engine_spec(config: Config, inputs: Inputs, threads: int) -> EngineSpec:
+    """What the configuration says about an engine."""
     return EngineSpec(
         model_path=inputs.model_path,
         dtype=config.model.dtype,

@@ -1,11 +1,12 @@
-"""The sampling half of a step: prompts -> groups -> scores -> advantages, and evaluation, which stops at the scores.
+"""The sampling half of a step: prompts -> groups -> scores -> advantages (`Rollouts`), and evaluation, which stops at the
+scores (`Sampler`).
 
 What is sampled follows from run.seed, the step and the round alone, so a resumed run samples what the killed one would have.
 """
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,15 +38,66 @@ class RolloutBatch:
 
 
 @dataclass(slots=True, kw_only=True)
-class Rollouts:
-    """Samples rollout batches; holds what that depends on between steps."""
+class Sampler:
+    """Samples groups and has them scored, and evaluates in that way."""
 
     config: Config
-    algo: PolicyGradientConfig
     inputs: Inputs
     engines: Engines
     console: Console
     timer: Timer
+
+    def sample(self, prompts: Sequence[RenderedPrompt], group_size: int, *, seed: tuple[int, ...], label: str) -> list[Group]:
+        """Groups of scored episodes, one a prompt; a group is scored while others are still being sampled."""
+        generated = np.random.SeedSequence([self.config.run.seed, *seed]).generate_state(1)
+        groups: dict[int, Group] = {}
+        started = time.monotonic()
+        for index, group in self.engines.sample(prompts, group_size, SingleTurn(), int(generated[0])):
+            self.inputs.tasks[group.prompt.task].rewards.submit(group)
+            groups[index] = group
+            self.console.phase(f"{label}: {len(groups)}/{len(prompts)} groups sampled")
+        self.timer.seconds["rollout"] += time.monotonic() - started
+        self.console.phase(f"{label}: waiting for rewards")
+        with self.timer("reward"):
+            for task in self.inputs.tasks.values():
+                task.rewards.finish()
+        if not any(group.num_counted for group in groups.values()):
+            failures = [episode.failure for group in groups.values() for episode in group.episodes if episode.failure]
+            raise RunError(f"{label}: no episode of the rollout batch can be used; {failures[0] if failures else 'all ran out of turns'}")
+        return [groups[index] for index in range(len(prompts))]
+
+    def sample_heldout(self, step: int) -> dict[str, list[Group]]:
+        """By task, groups of its first held-out prompts under the weights after `step`, from which the seed follows."""
+        prompts = [prompt for task in self.inputs.tasks.values() for prompt in task.heldout[: self.config.eval.num_prompts]]
+        label = f"evaluation after step {step}"
+        groups = self.sample(prompts, self.config.eval.samples_per_prompt, seed=(EVAL_SEED, step), label=label)
+        return {name: [group for group in groups if group.prompt.task == name] for name in self.inputs.tasks}
+
+    def evaluate(self, step: int) -> Row:
+        """Mean reward on held-out prompts under the current weights."""
+        self.console.phase(f"step {step}: evaluating")
+        started = time.monotonic()
+        groups = self.sample_heldout(step)
+        self.take_counts()  # these are not the next rollout batch's
+        values = {"eval/policy_version": step, **heldout_row(groups)}
+        self.console.evaluation(f"held out, after step {step}", values)
+        values["time/eval_s"] = time.monotonic() - started
+        return values
+
+    def take_counts(self) -> Row:
+        """What the scoring processes met since the last time, all tasks together."""
+        total: Counter[str] = Counter()
+        for task in self.inputs.tasks.values():
+            total.update(task.rewards.take_counts())
+        values = {**dict.fromkeys(COUNTED, 0.0), **total}
+        return {_metric_name(name): float(value) for name, value in values.items()}
+
+
+@dataclass(slots=True, kw_only=True)
+class Rollouts(Sampler):
+    """Samples rollout batches; holds what that depends on between steps."""
+
+    algo: PolicyGradientConfig
     mixture: Mixture = field(init=False)
     control: EntropyControl | None = None
 
@@ -81,47 +133,12 @@ class Rollouts:
                 episode.is_masked = True
         kept += left[:spare]
         num_left_out = self._set_advantages(kept)
-        row = {**rollout_row(sampled), **self._take_counts()}
+        row = {**rollout_row(sampled), **self.take_counts()}
         if self.algo.refill:
             row |= {"rollout/rounds": round_ + 1, "rollout/replaced_groups": len(sampled) - wanted}
         if self.control:
             row |= {"rollout/negatives_left_out_fraction": num_left_out / max(1, sum(group.num_counted for group in kept))}
         return RolloutBatch(groups=kept, sampled=sampled, row=row)
-
-    def sample(self, prompts: Sequence[RenderedPrompt], group_size: int, *, seed: tuple[int, ...], label: str) -> list[Group]:
-        """Groups of scored episodes, one a prompt; a group is scored while others are still being sampled."""
-        generated = np.random.SeedSequence([self.config.run.seed, *seed]).generate_state(1)
-        groups: dict[int, Group] = {}
-        started = time.monotonic()
-        for index, group in self.engines.sample(prompts, group_size, SingleTurn(), int(generated[0])):
-            self.inputs.tasks[group.prompt.task].rewards.submit(group)
-            groups[index] = group
-            self.console.phase(f"{label}: {len(groups)}/{len(prompts)} groups sampled")
-        self.timer.seconds["rollout"] += time.monotonic() - started
-        self.console.phase(f"{label}: waiting for rewards")
-        with self.timer("reward"):
-            for task in self.inputs.tasks.values():
-                task.rewards.finish()
-        if not any(group.num_counted for group in groups.values()):
-            failures = [episode.failure for group in groups.values() for episode in group.episodes if episode.failure]
-            raise RunError(f"{label}: no episode of the rollout batch can be used; {failures[0] if failures else 'all ran out of turns'}")
-        return [groups[index] for index in range(len(prompts))]
-
-    def evaluate(self, step: int) -> Row:
-        """Mean reward on held-out prompts under the current weights."""
-        self.console.phase(f"step {step}: evaluating")
-        started = time.monotonic()
-        prompts = [prompt for task in self.inputs.tasks.values() for prompt in task.heldout[: self.config.eval.num_prompts]]
-        label = f"evaluation after step {step}"
-        groups = self.sample(prompts, self.config.eval.samples_per_prompt, seed=(EVAL_SEED, step), label=label)
-        self._take_counts()  # these are not the next rollout batch's
-        failed = [episode.status == "failed" for group in groups for episode in group.episodes]
-        values: Row = {"eval/policy_version": step, "eval/failed_fraction": float(np.mean(failed))}
-        for name in self.inputs.tasks:
-            values |= evaluation_row(name, [group for group in groups if group.prompt.task == name])
-        self.console.evaluation(f"held out, after step {step}", values)
-        values["time/eval_s"] = time.monotonic() - started
-        return values
 
     def learned(self, stats: LearnerStats) -> None:
         """Takes in what an optimizer step measured."""
@@ -157,19 +174,20 @@ class Rollouts:
                 num_left_out += is_left_out
         return num_left_out
 
-    def _take_counts(self) -> Row:
-        """What the scoring processes met since the last time, all tasks together."""
-        total: Counter[str] = Counter()
-        for task in self.inputs.tasks.values():
-            total.update(task.rewards.take_counts())
-        values = {**dict.fromkeys(COUNTED, 0.0), **total}
-        return {_metric_name(name): float(value) for name, value in values.items()}
-
 
 def _metric_name(counted: str) -> str:
     """What a reward took is a time; everything else that rewards count stands under rewards/."""
     reward, _, what = counted.rpartition("/")
     return f"time/rewards/{reward}_s" if what == "seconds" else f"rewards/{counted}"
+
+
+def heldout_row(groups: Mapping[str, Sequence[Group]]) -> Row:
+    """The metrics of an evaluation, from each task's groups."""
+    failed = [episode.status == "failed" for sampled in groups.values() for group in sampled for episode in group.episodes]
+    row: Row = {"eval/failed_fraction": float(np.mean(failed))}
+    for name, sampled in groups.items():
+        row |= evaluation_row(name, sampled)
+    return row
 
 
 def evaluation_row(name: str, groups: Sequence[Group]) -> Row:
@@ -178,15 +196,25 @@ def evaluation_row(name: str, groups: Sequence[Group]) -> Row:
     The interval is 1.96 standard errors over prompts' means, because samples of one prompt are not independent. For rewards of
     0 and 1 the best of k samples is pass@k. A prompt whose samples all failed is left out; without any the task has no metric.
     """
-    outcomes = [[episode.outcome for episode in group.episodes if episode.status != "failed"] for group in groups]
-    means = np.array([np.mean(values) for values in outcomes if values])
-    if not len(means):
+    outcomes = scored_outcomes(groups)
+    if not outcomes:
         return {}
     return {
         f"eval/{name}/reward_mean": float(np.mean([value for values in outcomes for value in values])),
-        f"eval/{name}/reward_ci95": float(1.96 * means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else 0.0,
-        f"eval/{name}/best_of_k": float(np.mean([max(values) for values in outcomes if values])),
+        f"eval/{name}/reward_ci95": ci95([float(np.mean(values)) for values in outcomes]),
+        f"eval/{name}/best_of_k": float(np.mean([max(values) for values in outcomes])),
     }
+
+
+def scored_outcomes(groups: Sequence[Group]) -> list[list[float]]:
+    """Each prompt's outcomes without failed episodes; prompts that have no other are left out."""
+    outcomes = [[episode.outcome for episode in group.episodes if episode.status != "failed"] for group in groups]
+    return [values for values in outcomes if values]
+
+
+def ci95(values: Sequence[float]) -> float:
+    """Half the width of the mean's 95 % interval: 1.96 standard errors; 0 for a single value, which says nothing of its spread."""
+    return float(1.96 * np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def overlong_penalty(num_tokens: int, max_tokens: int, buffer: float) -> float:

@@ -300,7 +300,7 @@ def _local_placements(config: ClusterConfig) -> tuple[Placement, Placement]:
     """Engines and learners take turns, so each kind may use all cores of this machine."""
     cores = os.cpu_count() or 1
     engine_cpus = config.engine_cpus or max(1, cores // max(1, config.num_engines))
-    learner_cpus = config.learner_cpus or max(1, cores // config.num_learners)
+    learner_cpus = config.learner_cpus or max(1, cores // max(1, config.num_learners))
     return (
         Placement(count=config.num_engines, cpus=engine_cpus, gpus=config.engine_gpus),
         Placement(count=config.num_learners, cpus=learner_cpus, gpus=config.learner_gpus),

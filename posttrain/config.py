@@ -62,6 +62,8 @@ class AlgoConfig:
 
     unused: ClassVar[tuple[str, ...]] = ()
     """Keys and sections that mean nothing to the algorithm: not checked, and refused on the command line."""
+    makes: ClassVar[tuple[str, ...]] = ("checkpoint",)
+    """What a later stage of a pipeline can take from a run: a checkpoint, a dataset."""
 
     name: str = MISSING  # the algorithm's name in metrics and in run.dir; set by algo=<name>
 

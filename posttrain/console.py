@@ -37,20 +37,15 @@ class Console:
         self._status.stop()
 
     def plan(self, config: Config, inputs: Inputs, cluster: Cluster, folder: Path) -> None:
-        """The table of what will happen, so that nobody has to guess what a batch is."""
-        train, group_size = config.train, config.algo.group_size
-        engines, learners = cluster.engines, cluster.learners
+        """The table of what will happen, so that nobody has to guess what a batch is; without learners nothing of training."""
+        actors = {"engine": cluster.engines, "learner": cluster.learners}
         rows = {
             "model": f"{config.model.path}, {config.model.dtype}",
             **_task_rows(inputs),
-            "rollout batch": f"{train.prompts_per_step} prompts x group of {group_size} = {train.prompts_per_step * group_size} episodes",
             "completion": f"up to {config.rollout.max_completion_tokens} tokens in {config.rollout.max_turns} turn(s), "
             f"temperature {config.rollout.temperature:g}",
-            "optimizer": f"{train.steps} steps, {train.minibatches} a rollout batch, lr {train.lr:g} {train.lr_schedule}, "
-            f"ZeRO {train.zero_stage}",
-            "micro-batch": f"up to {train.microbatch_tokens} packed tokens",
-            "processes": f"{engines.count} engine(s) x {engines.cpus} threads {engines.gpus} GPUs, "
-            f"{learners.count} learner(s) x {learners.cpus} threads {learners.gpus} GPUs",
+            **(_training_rows(config) if cluster.learners.count else {}),
+            "processes": ", ".join(f"{p.count} {kind}(s) x {p.cpus} threads {p.gpus} GPUs" for kind, p in actors.items() if p.count),
             "evaluation": f"{sum(min(config.eval.num_prompts, len(task.heldout)) for task in inputs.tasks.values())} prompts "
             f"x {config.eval.samples_per_prompt} samples",
             "seed": str(config.run.seed),
@@ -121,6 +116,16 @@ def _task_rows(inputs: Inputs) -> dict[str, str]:
         rewards = ", ".join(f"{weight:g} x {reward}" for reward, weight in task.config.rewards.items())
         rows[f"task {name}"] = f"{share}{len(task.train)} training prompts, {len(task.heldout)} held out; {rewards}"
     return rows
+
+
+def _training_rows(config: Config) -> dict[str, str]:
+    train, group_size = config.train, config.algo.group_size
+    return {
+        "rollout batch": f"{train.prompts_per_step} prompts x group of {group_size} = {train.prompts_per_step * group_size} episodes",
+        "optimizer": f"{train.steps} steps, {train.minibatches} a rollout batch, lr {train.lr:g} {train.lr_schedule}, "
+        f"ZeRO {train.zero_stage}",
+        "micro-batch": f"up to {train.microbatch_tokens} packed tokens",
+    }
 
 
 def _clock(seconds: float) -> str:

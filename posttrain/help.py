@@ -24,8 +24,10 @@ CONFIGS = Path(__file__).parent / "configs"
 
 _USAGE = """\
 usage: python -m posttrain.run algo=<name> [<group>=<choice> ...] [<key>=<value> ...] [options]
+       python -m posttrain.run pipeline=<name or file> [<stage>.<key>=<value> ...] [<key>=<value> ...]
 
-Trains a model. One line composes the whole run: groups choose files of settings, keys change single ones.
+Trains or evaluates a model. One line composes the whole run: groups choose files of settings, keys change single ones.
+A pipeline is a file of stages, each such a line; what is finished is skipped by run.resume=true.
 """
 _OPTIONS = """\
 Options (Hydra's)
@@ -40,6 +42,8 @@ Examples
   python -m posttrain.run algo=sapo
   python -m posttrain.run algo=sapo model=tiny train.steps=2 run.dir=runs/first
   python -m posttrain.run -m algo=sapo train.lr=1e-5,2e-5,4e-5
+  python -m posttrain.run algo=evaluate model.path=runs/first/checkpoints/step_2/hf
+  python -m posttrain.run pipeline=two_tasks model=tiny train.steps=2 run.dir=runs/chain
 """
 
 
@@ -108,9 +112,9 @@ def _group_lines(algorithms: Iterable[str], config_dir: str | None) -> list[str]
         for file in folder.glob("*/*.yaml"):
             choices.setdefault(file.parent.name, set()).add(file.stem)
     lines = ["Groups (<group>=<choice>; task=[a,b] mixes tasks, and mixture.b.share=2 is then the second one's key task.share)"]
+    notes = {"algo": "required", "pipeline": "or a .yaml file; in place of algo"}
     for group, names in choices.items():
-        default = taken.get(group, "none, add with +")
-        note = "required" if default == MISSING else f"default {default or 'none'}"
+        note = notes.get(group, f"default {taken.get(group, 'none, add with +') or 'none'}")
         listed = f"  {group:<12}{', '.join(sorted(names))} ({note})"
         lines += textwrap.wrap(listed, _WIDTH, subsequent_indent=" " * 14)
     return lines

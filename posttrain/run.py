@@ -12,6 +12,8 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -77,11 +79,16 @@ def to_config(composed: DictConfig, algorithms: dict[str, type[AlgoConfig]]) -> 
 
 
 def _dispatch(argv: list[str]) -> None:
-    options, overrides = _read_options(argv)
+    options, given = _read_options(argv)
     algorithms = known_algorithms()
     if options.help:
         print(help_text(algorithms, options.config_dir))
         return
+    if any(override.startswith("pipeline=") for override in given):
+        _run_pipeline(given, options)
+        return
+    overrides = [part for override in given for part in _spread_tasks(override)]
+    sys.argv[1:] = [*overrides, *(word for word in argv if word not in given)]
     started: list[str] = []
 
     def job(composed: DictConfig) -> None:
@@ -114,7 +121,7 @@ def _check_used(config: Config, overrides: list[str]) -> None:
 
 
 def _read_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Hydra's own options, read ahead of it so that a wrong one is one line; overrides may stand anywhere among them."""
+    """Hydra's own options, read ahead of it so that a wrong one is one line, and the overrides, which may stand anywhere among them."""
     parser = get_args_parser()
     parser.exit_on_error = False
     try:
@@ -124,10 +131,49 @@ def _read_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     unknown = [word for word in rest if word.startswith("-")]
     if unknown:
         raise UserError(f"unknown option {unknown[0]}; --help lists the options, and a key is set as <key>=<value>")
-    overrides = [*options.overrides, *rest]
+    return options, [*options.overrides, *rest]
+
+
+def _run_pipeline(given: list[str], options: argparse.Namespace) -> None:
+    """`--cfg job` shows every stage's configuration instead."""
+    from posttrain.pipeline import Settings, check, read_pipeline, settings_of_run
+    from posttrain.pipeline_run import run_pipeline
+
+    choice, *more = [override.partition("=")[2] for override in given if override.startswith("pipeline=")]
+    if more:
+        raise UserError(f"pipeline={more[0]}: one at a time; pipeline={choice} is given too")
+    for option, value in vars(options).items():
+        if value and option not in ("overrides", "cfg", "config_dir", "config_name"):
+            raise UserError(f"pipeline={choice}: --{option.replace('_', '-')} is for single runs; leave it out")
+    if options.config_dir and not Path(options.config_dir).is_dir():
+        raise UserError(f"--config-dir {options.config_dir}: there is no such folder")
+    algorithms = known_algorithms()
+
+    def compose(command: str, overrides: Sequence[str]) -> Settings:
+        return settings_of_run(make_config(overrides, algorithms, options.config_dir, options.config_name))
+
+    pipeline = read_pipeline(choice, [override for override in given if not override.startswith("pipeline=")], options.config_dir)
+    if options.cfg:
+        for stage, settings in check(pipeline, compose).items():
+            print(f"# stage {stage}: {settings.what}", OmegaConf.to_yaml(dict(settings.values)), sep="\n")
+        return
+    passed_on = {"--config-dir": options.config_dir, "--config-name": options.config_name}
+    run_pipeline(pipeline, compose, [word for option, value in passed_on.items() if value for word in (option, value)])
+
+
+def make_config(
+    overrides: Sequence[str], algorithms: dict[str, type[AlgoConfig]], config_dir: str | None, config_name: str | None
+) -> Config:
+    """The checked configuration that a command line of `overrides` would run with."""
     spread = [part for override in overrides for part in _spread_tasks(override)]
-    sys.argv[1:] = [*spread, *(word for word in argv if word not in overrides)]
-    return options, spread
+    search = [f"hydra.searchpath=[{Path(config_dir).absolute().as_uri()}]"] if config_dir else []
+    try:
+        with tempfile.TemporaryDirectory() as scratch, hydra.initialize_config_module("posttrain.configs", version_base="1.3"):
+            _register(algorithms, scratch)
+            composed = hydra.compose(config_name or "config", overrides=[*spread, *search])
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise UserError(explain(error, algorithms, spread)) from error
+    return to_config(composed, algorithms)
 
 
 def _spread_tasks(override: str) -> list[str]:

@@ -64,7 +64,7 @@ def _installed(name: str) -> str | None:
 
 
 def _check_same(saved: Path, config: Config) -> None:
-    before, now = _flat(OmegaConf.to_container(OmegaConf.load(saved))), _flat(asdict(config))
+    before, now = flat(OmegaConf.to_container(OmegaConf.load(saved))), flat(asdict(config))
     changed = [key for key in sorted(before | now) if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE)]
     if changed:
         key = changed[0]
@@ -73,8 +73,9 @@ def _check_same(saved: Path, config: Config) -> None:
         )
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A configuration's values by their full keys, such as train.steps."""
+    values: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
+        values.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return values

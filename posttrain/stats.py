@@ -162,6 +162,12 @@ def with_evaluation(row: Row, values: Row) -> Row:
     return {**kept, **values}
 
 
+def with_interval(row: Mapping[str, float | int], name: str) -> str:
+    """A metric as text, with half the width of its 95 % interval where the row has one."""
+    interval = row.get(f"{name.removesuffix('_mean')}_ci95")
+    return f"{row[name]:.3f}" + ("" if interval is None else f" ± {interval:.3f}")
+
+
 def _over_episodes(values: NDArray[np.float64], segments: IntArray) -> tuple[int, float]:
     """The number of episodes, and the sum over them of the mean of their tokens' values."""
     _, episodes, lengths = np.unique(segments, return_inverse=True, return_counts=True)

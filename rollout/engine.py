@@ -44,7 +44,7 @@ class Engine(Worker):
         """Only notes what to build; `start` builds it."""
         super().__init__()
         self.spec = spec
-        self.policy_version = -1
+        self.policy_version = 0  # of the weights that it starts with
 
     def start(self) -> None:
         """Loads vLLM and the model."""

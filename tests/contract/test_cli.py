@@ -108,6 +108,12 @@ ONE_LINE = {
     "algo=sft algo.stages=[{epochs:x}]": "algo.stages.epochs=x: expected a number",
     "algo=sft algo.stages=[{epochs:0}]": "algo.stages[0]={'max_tokens': 0, 'epochs': 0.0, 'shares': {}}: expected",
     "algo=sft algo.epochs=2 algo.stages=[{epochs:1}]": "algo.epochs=2.0: expected null beside algo.stages",
+    "pipeline=two_task": "unknown choice pipeline=two_task: did you mean two_tasks?",
+    "pipeline=two_tasks sumz.train.steps=2": "sumz.train.steps=2: neither a stage nor a section of keys is called sumz; did you mean sums?",
+    "pipeline=two_tasks check.train.stesp=2": "stage check: unknown key train.stesp: did you mean train.steps?",
+    "pipeline=two_tasks -m": "pipeline=two_tasks: --multirun is for single runs",
+    "pipeline=two_tasks pipeline=b": "pipeline=b: one at a time",
+    "pipeline=two_tasks --config-dir nowhere": "--config-dir nowhere: there is no such folder",
     "-m algo=sapo train.stesp=1,2": "unknown key train.stesp: did you mean train.steps?",
 }
 
@@ -134,7 +140,7 @@ def test_help_lists_every_group_and_key(python, root: Path) -> None:
         assert file.stem in result.stdout
     assert re.search(r"^  algo +.*\bsapo\b.* \(required\)$", result.stdout, re.MULTILINE)
     assert re.search(r"^  train\.steps +\d+ +optimizer steps", result.stdout, re.MULTILINE)
-    assert result.stdout.count("  python -m posttrain.run") == 3
+    assert result.stdout.count("\n  python -m posttrain.run") == 5
     assert max(map(len, result.stdout.splitlines())) <= 140
 
 

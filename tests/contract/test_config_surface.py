@@ -38,7 +38,8 @@ def settings(file: Path) -> dict[str, object]:
 def test_yaml_holds_only_known_keys_that_differ_from_their_defaults(root: Path, keys: dict[str, Key]) -> None:
     problems = []
     for file in sorted((root / "configs").glob("*/*.yaml")):
-        for name, value in settings(file).items():
+        # A pipeline is a list of command lines, composed by test_pipelines_of_the_toolkit_are_checked.
+        for name, value in {} if file.parent.name == "pipeline" else settings(file).items():
             shown = value if isinstance(value, str) else json.dumps(value)
             if name not in keys:
                 problems.append(f"{file.relative_to(root)}: unknown key {name}")
