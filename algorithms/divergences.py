@@ -32,11 +32,11 @@ class Divergence:
     def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """The divergence, the last axis summed; exactly 0 where the two are equal."""
         if self.kind == "forward":
-            return torch.linalg.vecdot(log_p.exp(), log_p - log_q)
+            return _dot(log_p.exp(), log_p - log_q)
         if self.kind == "reverse":
-            return torch.linalg.vecdot(log_q.exp(), log_q - log_p)
+            return _dot(log_q.exp(), log_q - log_p)
         m_over_p, m_over_q = self._log_mixture_over(log_p - log_q)
-        return -(self.beta * torch.linalg.vecdot(log_p.exp(), m_over_p) + (1 - self.beta) * torch.linalg.vecdot(log_q.exp(), m_over_q))
+        return -(self.beta * _dot(log_p.exp(), m_over_p) + (1 - self.beta) * _dot(log_q.exp(), m_over_q))
 
     def slope(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """d value / d log q of each outcome, up to a multiple of q, which no normalised q can feel."""
@@ -50,7 +50,7 @@ class Divergence:
         """`value` with the gradient of `slope` with respect to log q; log_q must be normalised over the last axis."""
         with torch.no_grad():
             value, slope = self.value(log_p, log_q), self.slope(log_p, log_q)
-        return value + torch.linalg.vecdot(slope, log_q - log_q.detach())
+        return value + _dot(slope, log_q - log_q.detach())
 
     def sampled(self, log_p_N: Tensor, log_q_N: Tensor) -> Tensor:
         """An estimate from one outcome that the student sampled, shape (N,).
@@ -104,6 +104,12 @@ class DistillationLoss:
 def importance(tokens: LossTokens, *, cap: float) -> Tensor:
     """min(exp(policy - behavior), cap), shape (N,): the policy being trained against the engine that sampled."""
     return exp_clamped((tokens.policy_logprobs_N - tokens.behavior_logprobs_N).detach()).clamp(max=cap)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of products over the last axis."""
+    total: Tensor = torch.linalg.vecdot(a, b)
+    return total
 
 
 def _divergences(tokens: LossTokens) -> Tensor:

@@ -49,7 +49,7 @@ class Timer:
 class ScoredTokens:
     """The trained tokens of one micro-batch after its forward pass: arrays of shape (N,), N may be 0.
 
-    gradient: of the loss with respect to each policy log-probability. reference: None where there is no reference; teacher (its
+    gradient: size of the loss's gradient with respect to what the model says of a token. reference: None where there is no reference; teacher (its
     log-probabilities) and divergences (from it): None where there is none.
     """
 
