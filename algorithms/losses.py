@@ -138,7 +138,9 @@ def kl_to_reference(tokens: LossTokens) -> Tensor:
     Source: GRPO (arXiv 2402.03300, equation 4).
     """
     if tokens.ref_logprobs_N is None:
-        raise ValueError("the KL penalty needs ref_logprobs, and the batch has none")
+        if len(tokens.policy_logprobs_N):
+            raise ValueError("the KL penalty needs ref_logprobs, and the batch has none")
+        return torch.zeros_like(tokens.policy_logprobs_N)  # a rank that was filled up with an empty batch
     gap_N = (tokens.ref_logprobs_N - tokens.policy_logprobs_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return gap_N.exp() - gap_N - 1
 

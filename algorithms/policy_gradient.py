@@ -74,7 +74,7 @@ def train(config: Config, algo: PolicyGradientConfig) -> None:
         console.phase("starting the judge")
         judge.start(logs)
         timer = Timer()
-        engines = Engines(cluster, lambda threads: _engine_spec(config, inputs, threads))
+        engines = Engines(cluster, lambda threads: engine_spec(config, inputs, threads))
         run = Run(
             config=config,
             algo=algo,
@@ -268,7 +268,8 @@ def _learner_spec(config: Config, algo: PolicyGradientConfig, inputs: Inputs, th
     )
 
 
-def _engine_spec(config: Config, inputs: Inputs, threads: int) -> EngineSpec:
+def engine_spec(config: Config, inputs: Inputs, threads: int) -> EngineSpec:
+    """What an engine for the inputs' model is told."""
     return EngineSpec(
         model_path=inputs.model_path,
         dtype=config.model.dtype,

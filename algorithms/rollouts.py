@@ -37,15 +37,48 @@ class RolloutBatch:
 
 
 @dataclass(slots=True, kw_only=True)
-class Rollouts:
-    """Samples rollout batches; holds what that depends on between steps."""
+class Sampler:
+    """Samples groups and scores them."""
 
     config: Config
-    algo: PolicyGradientConfig
     inputs: Inputs
     engines: Engines
     console: Console
     timer: Timer
+
+    def sample(self, prompts: Sequence[RenderedPrompt], group_size: int, *, seed: tuple[int, ...], label: str) -> list[Group]:
+        """Groups of scored episodes, one a prompt; a group is scored while others are still being sampled."""
+        generated = np.random.SeedSequence([self.config.run.seed, *seed]).generate_state(1)
+        groups: dict[int, Group] = {}
+        started = time.monotonic()
+        for index, group in self.engines.sample(prompts, group_size, SingleTurn(), int(generated[0])):
+            self.inputs.tasks[group.prompt.task].rewards.submit(group)
+            groups[index] = group
+            self.console.phase(f"{label}: {len(groups)}/{len(prompts)} groups sampled")
+        self.timer.seconds["rollout"] += time.monotonic() - started
+        self.console.phase(f"{label}: waiting for rewards")
+        with self.timer("reward"):
+            for task in self.inputs.tasks.values():
+                task.rewards.finish()
+        if not any(group.num_counted for group in groups.values()):
+            failures = [episode.failure for group in groups.values() for episode in group.episodes if episode.failure]
+            raise RunError(f"{label}: no episode of the rollout batch can be used; {failures[0] if failures else 'all ran out of turns'}")
+        return [groups[index] for index in range(len(prompts))]
+
+    def take_counts(self) -> Row:
+        """What the scoring processes met since the last time, all tasks together."""
+        total: Counter[str] = Counter()
+        for task in self.inputs.tasks.values():
+            total.update(task.rewards.take_counts())
+        values = {**dict.fromkeys(COUNTED, 0.0), **total}
+        return {_metric_name(name): float(value) for name, value in values.items()}
+
+
+@dataclass(slots=True, kw_only=True)
+class Rollouts(Sampler):
+    """Samples rollout batches; holds what that depends on between steps."""
+
+    algo: PolicyGradientConfig
     mixture: Mixture = field(init=False)
     control: EntropyControl | None = None
 
@@ -81,31 +114,12 @@ class Rollouts:
                 episode.is_masked = True
         kept += left[:spare]
         num_left_out = self._set_advantages(kept)
-        row = {**rollout_row(sampled), **self._take_counts()}
+        row = {**rollout_row(sampled), **self.take_counts()}
         if self.algo.refill:
             row |= {"rollout/rounds": round_ + 1, "rollout/replaced_groups": len(sampled) - wanted}
         if self.control:
             row |= {"rollout/negatives_left_out_fraction": num_left_out / max(1, sum(group.num_counted for group in kept))}
         return RolloutBatch(groups=kept, sampled=sampled, row=row)
-
-    def sample(self, prompts: Sequence[RenderedPrompt], group_size: int, *, seed: tuple[int, ...], label: str) -> list[Group]:
-        """Groups of scored episodes, one a prompt; a group is scored while others are still being sampled."""
-        generated = np.random.SeedSequence([self.config.run.seed, *seed]).generate_state(1)
-        groups: dict[int, Group] = {}
-        started = time.monotonic()
-        for index, group in self.engines.sample(prompts, group_size, SingleTurn(), int(generated[0])):
-            self.inputs.tasks[group.prompt.task].rewards.submit(group)
-            groups[index] = group
-            self.console.phase(f"{label}: {len(groups)}/{len(prompts)} groups sampled")
-        self.timer.seconds["rollout"] += time.monotonic() - started
-        self.console.phase(f"{label}: waiting for rewards")
-        with self.timer("reward"):
-            for task in self.inputs.tasks.values():
-                task.rewards.finish()
-        if not any(group.num_counted for group in groups.values()):
-            failures = [episode.failure for group in groups.values() for episode in group.episodes if episode.failure]
-            raise RunError(f"{label}: no episode of the rollout batch can be used; {failures[0] if failures else 'all ran out of turns'}")
-        return [groups[index] for index in range(len(prompts))]
 
     def evaluate(self, step: int) -> Row:
         """Mean reward on held-out prompts under the current weights."""
@@ -114,7 +128,7 @@ class Rollouts:
         prompts = [prompt for task in self.inputs.tasks.values() for prompt in task.heldout[: self.config.eval.num_prompts]]
         label = f"evaluation after step {step}"
         groups = self.sample(prompts, self.config.eval.samples_per_prompt, seed=(EVAL_SEED, step), label=label)
-        self._take_counts()  # these are not the next rollout batch's
+        self.take_counts()  # these are not the next rollout batch's
         failed = [episode.status == "failed" for group in groups for episode in group.episodes]
         values: Row = {"eval/policy_version": step, "eval/failed_fraction": float(np.mean(failed))}
         for name in self.inputs.tasks:
@@ -156,14 +170,6 @@ class Rollouts:
                 episode.advantage = 0.0 if is_left_out else float(advantage)
                 num_left_out += is_left_out
         return num_left_out
-
-    def _take_counts(self) -> Row:
-        """What the scoring processes met since the last time, all tasks together."""
-        total: Counter[str] = Counter()
-        for task in self.inputs.tasks.values():
-            total.update(task.rewards.take_counts())
-        values = {**dict.fromkeys(COUNTED, 0.0), **total}
-        return {_metric_name(name): float(value) for name, value in values.items()}
 
 
 def _metric_name(counted: str) -> str:

@@ -24,6 +24,7 @@ COMMANDS = {
     "flops_compiled": ["learner.py", "flops_compiled"],
     "length": ["learner.py", "length"],
     "vocabulary": ["learner.py", "vocabulary"],
+    "distillation": ["learner.py", "distillation"],
     "prefix": ["learner.py", "prefix"],
     "overhead": ["overhead.py"],
     "default_run": ["default_run.py"],
@@ -196,6 +197,12 @@ Peak of live tensors in a forward and backward pass of a bf16 model of 8 layers 
 `train.head_chunk_mb=50`. A chunk of logits and the sum of the head's gradient are the same for any number of tokens; the difference
 between 4096 and 2048 of them is what tokens cost.
 """
+DISTILLATION = """\
+## Memory and vocabulary, distillation
+
+The exact divergence from a teacher of twice the width over the whole vocabulary, forward and backward from the last hidden states on, bf16,
+`train.head_chunk_mb=50`; the larger of forward KL and JSD. As above.
+"""
 PREFIX = """\
 ## Shared prefix
 
@@ -223,6 +230,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "flops_compiled": (FLOPS_COMPILED, flops_section),
     "length": (LENGTH, length_section),
     "vocabulary": (VOCABULARY, vocabulary_section),
+    "distillation": (DISTILLATION, vocabulary_section),
     "prefix": (PREFIX, prefix_section),
     "overhead": (OVERHEAD, overhead_section),
     "default_run": (DEFAULT_RUN, default_run_section),

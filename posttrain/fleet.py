@@ -25,6 +25,7 @@ from posttrain.weights import EngineReceipt, WeightsManifest, verify
 LEARNER = "posttrain.learner:Learner"
 ENGINE = "posttrain.rollout.engine:Engine"
 TEACHER = "posttrain.teacher:Teacher"
+SERVED_TEACHER = "posttrain.served_teacher:ServedTeacher"
 
 
 class Learners:
@@ -164,7 +165,8 @@ class Teachers:
         self.cluster, self.inputs = cluster, inputs
         placement = cluster.teachers
         self.members = [
-            cluster.spawn(teacher.name, TEACHER, make_spec(teacher, placement.cpus), placement, i) for i, teacher in enumerate(inputs)
+            cluster.spawn(teacher.name, SERVED_TEACHER if teacher.is_served else TEACHER, make_spec(teacher, placement.cpus), placement, i)
+            for i, teacher in enumerate(inputs)
         ]
 
     def begin_start(self) -> list[Call]:
@@ -177,7 +179,8 @@ class Teachers:
         for member in self.members:
             call, sent = self.cluster.call_pair(member, "export_head")
             (manifest,) = self.cluster.wait([call])
-            learners.take_teacher_head(member.name, sent, manifest)
+            if manifest:  # a server shows none
+                learners.take_teacher_head(member.name, sent, manifest)
 
     def part(self, batch: Batch) -> list[Batch]:
         """A micro-batch for each teacher that has prompts in it; the micro-batch itself where that is one or none."""

@@ -206,7 +206,7 @@ class Learner(Worker):
         layer = {item.name: item.tensor().to(self.device) for item in sent}
         self.teacher_heads[name] = TeacherHead(layer["weight"], layer.get("bias"))
         self.advance()
-        return {item.name: fingerprint(item) for item in sent}
+        return fingerprints(sent)
 
     def _teaching(self, batch: Batch) -> Teaching | None:
         """What the batch's teacher says, fetched from the object store."""

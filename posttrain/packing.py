@@ -35,9 +35,9 @@ class _Branch:
 class _Tree:
     """A prompt and branches that share it in one micro-batch."""
 
-    prompt_id: str
     prompt_token_ids: IntArray
     branches: list[_Branch]
+    prompt_id: str = ""
 
     @property
     def num_tokens(self) -> int:
@@ -112,7 +112,7 @@ def pack(
 
 def empty_batch() -> Batch:
     """A one-token batch that trains nothing: keeps a rank in step with the others."""
-    return _stream([_Tree(prompt_id="", prompt_token_ids=np.zeros(1, np.int64), branches=[])])
+    return _stream([_Tree(prompt_token_ids=np.zeros(1, np.int64), branches=[])])
 
 
 def sequence_batch(token_ids: IntArray) -> Batch:
@@ -124,7 +124,7 @@ def sequence_batch(token_ids: IntArray) -> Batch:
         loss_weight=1.0,
         advantage=0.0,
     )
-    return _stream([_Tree(prompt_id="", prompt_token_ids=token_ids[:1], branches=[branch])])
+    return _stream([_Tree(prompt_token_ids=token_ids[:1], branches=[branch])])
 
 
 def rewrite(batch: Batch, prompts: Mapping[str, IntArray]) -> Batch:
@@ -170,6 +170,16 @@ def _branch(episode: Episode, weight: float) -> _Branch:
         loss_weight=weight,
         advantage=episode.advantage,
     )
+
+
+def sequences_of(batch: Batch) -> list[tuple[IntArray, IntArray]]:
+    """Each episode of a micro-batch alone: its tokens, prompt included, and the places of those that are trained; in stream order."""
+    sequences = []
+    for tree in _trees(batch):
+        for branch in tree.branches:
+            trained = np.flatnonzero(branch.is_trained) + len(tree.prompt_token_ids)
+            sequences.append((np.concatenate([tree.prompt_token_ids, branch.token_ids]), trained))
+    return sequences
 
 
 def _cut(prompt: tuple[str, IntArray], branches: list[_Branch], budget: int) -> list[_Tree]:

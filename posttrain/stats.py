@@ -49,8 +49,8 @@ class Timer:
 class ScoredTokens:
     """The trained tokens of one micro-batch after its forward pass: arrays of shape (N,), N may be 0.
 
-    gradient: size of the loss's gradient with respect to what the model says of a token. reference: None where there is no reference; teacher (its
-    log-probabilities) and divergences (from it): None where there is none.
+    gradient: size of the loss's gradient with respect to what the model says of a token. reference: None where there is no
+    reference; teacher (its log-probabilities) and divergences (from it): None where there is no teacher.
     """
 
     policy: FloatArray

@@ -7,6 +7,7 @@ Shape suffixes: `_N` trained tokens of a stream, `_K` tokens that the teacher na
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from posttrain.learner_spec import TeacherSpec
 from posttrain.model import TokenScorer, load_model, stream_tensors
 from posttrain.teacher_head import FullTeaching, SampledTeaching, TeacherHead, TopTeaching, top_logprobs
 from posttrain.types import Batch
-from posttrain.weights import SentTensor, WeightsManifest, WeightsPayload, fingerprint
+from posttrain.weights import SentTensor, WeightsManifest, WeightsPayload, fingerprints, send
 from posttrain.worker import Worker
 
 
@@ -33,6 +34,11 @@ class TeacherScores:
     logprobs: SentTensor | None = None
     top_ids: SentTensor | None = None
     top_logprobs: SentTensor | None = None
+
+    @classmethod
+    def of(cls, **tensors: Tensor) -> Self:
+        """From tensors of any device, by field."""
+        return cls(**{name: SentTensor.of(name, tensor.cpu().contiguous()) for name, tensor in tensors.items()})
 
     def teaching(self, divergence: Divergence, head: TeacherHead | None, device: torch.device) -> Teaching:
         """As the student's head takes it. head: this teacher's, which hidden states need."""
@@ -70,10 +76,9 @@ class Teacher(Worker):
 
     def export_head(self) -> tuple[WeightsManifest, WeightsPayload]:
         """The output layer and its fingerprints."""
-        tensors = {"weight": self.head.weight, **({} if self.head.bias is None else {"bias": self.head.bias})}
-        sent = [SentTensor.of(name, tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()]
+        sent = send({name: tensor.detach().cpu().contiguous() for name, tensor in self.head.named_parameters()})
         self.advance()
-        return {item.name: fingerprint(item) for item in sent}, sent
+        return fingerprints(sent), sent
 
     def score(self, batch: Batch) -> tuple[int, TeacherScores]:
         """The number of trained tokens of a stream that was made for this teacher's template, and its word on them."""
@@ -87,12 +92,12 @@ class Teacher(Worker):
     def _scores(self, hidden_NH: Tensor, targets_N: Tensor) -> TeacherScores:
         chosen, temperature = self.spec.distillation, self.spec.temperature
         if chosen.support == "full":
-            return TeacherScores(hidden=_sent("hidden", hidden_NH))
-        logprobs = _sent("logprobs", self.head(hidden_NH, targets_N, temperature)[0])
+            return TeacherScores.of(hidden=hidden_NH)
+        logprobs_N, _ = self.head(hidden_NH, targets_N, temperature)
         if chosen.support == "sampled":
-            return TeacherScores(logprobs=logprobs)
+            return TeacherScores.of(logprobs=logprobs_N)
         ids_NK, top_NK = top_logprobs(self.head, hidden_NH, min(chosen.top_k, self.spec.output_rows), temperature)
-        return TeacherScores(logprobs=logprobs, top_ids=_sent("top_ids", ids_NK), top_logprobs=_sent("top_logprobs", top_NK))
+        return TeacherScores.of(logprobs=logprobs_N, top_ids=ids_NK, top_logprobs=top_NK)
 
 
 def first_rows(layer: nn.Linear, num_rows: int) -> nn.Linear:
@@ -104,7 +109,3 @@ def first_rows(layer: nn.Linear, num_rows: int) -> nn.Linear:
     if layer.bias is not None:
         shorter.bias = nn.Parameter(layer.bias[:num_rows], requires_grad=False)
     return shorter
-
-
-def _sent(name: str, tensor: Tensor) -> SentTensor:
-    return SentTensor.of(name, tensor.cpu().contiguous())
