@@ -73,4 +73,8 @@ class DistillOnpolicyConfig(SapoConfig):
         self.check("beta", 0 < self.beta < 1, "a number between 0 and 1; forward and reverse are kinds of their own")
         self.check("top_k", self.top_k >= 1, "at least 1")
         self.check("task_weight", isfinite(self.task_weight) and self.task_weight >= 0, "0 or more")
+        for key, idle in {"kl_coefficient": 0.0, "opsm_delta": None}.items():
+            self.check(
+                key, self.task_weight > 0 or vars(self)[key] == idle, f"{idle} where algo.task_weight is 0: it is a part of that loss"
+            )
         self.check("teacher", bool(self.teacher or self.teachers), "a folder, a hub name or builtin:<name>")

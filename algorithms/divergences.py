@@ -117,4 +117,4 @@ def _divergences(tokens: LossTokens) -> Tensor:
         return tokens.divergences_N
     if len(tokens.policy_logprobs_N):
         raise ValueError("distillation needs a teacher's scores, and the batch has none")
-    return torch.zeros_like(tokens.policy_logprobs_N)  # a rank that was filled up with an empty batch
+    return 0 * tokens.policy_logprobs_N  # a rank that was filled up with an empty batch

@@ -23,6 +23,7 @@ KEY = "algo.teacher"
 class TeacherInputs:
     """A teacher, and the training prompts of its tasks by prompt id, as its own chat template renders them.
 
+    What comes after the prompt it reads as it stands in the student's stream, what an environment answered included.
     output_rows: the student's, to which the teacher's padding is cut.
     """
 

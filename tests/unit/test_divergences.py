@@ -108,4 +108,6 @@ def test_without_a_teacher_there_is_no_loss_but_an_empty_batch_has_none():
     with pytest.raises(ValueError, match="teacher"):
         DistillationLoss()(tokens())
     empty = {name: torch.zeros(0) for name in ("policy_logprobs_N", "old_logprobs_N", "behavior_logprobs_N", "advantages_N")}
-    assert DistillationLoss()(tokens(**empty)).shape == (0,)
+    empty["policy_logprobs_N"].requires_grad_()
+    loss = DistillationLoss()(tokens(**empty))
+    assert loss.shape == (0,) and loss.requires_grad

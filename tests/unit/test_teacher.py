@@ -232,6 +232,7 @@ def test_tasks_and_their_teachers():
         ({"support": "all"}, "algo.support=all: expected one of full, topk, sampled"),
         ({"beta": 0.0}, "algo.beta=0.0: expected a number between 0 and 1"),
         ({"top_k": 0}, "algo.top_k=0: expected at least 1"),
+        ({"kl_coefficient": 0.1}, "algo.kl_coefficient=0.1: expected 0.0 where algo.task_weight is 0"),
         ({"task_weight": -1.0}, "algo.task_weight=-1.0: expected 0 or more"),
     ],
 )
