@@ -4,6 +4,7 @@ An algorithm is a loss and the defaults of these keys; the loop (`policy_gradien
 the algorithms' files import torch only inside methods: configurations load without it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from posttrain.config import AlgoConfig, Config
 from posttrain.errors import UserError, nearest
+from posttrain.learner_spec import Distillation
 from posttrain.packing import NORMALIZATIONS
 
 if TYPE_CHECKING:
@@ -77,6 +79,14 @@ class PolicyGradientConfig(AlgoConfig):
             "task_normalized": advantages.task_normalized,
             "per_reward_normalized": advantages.per_reward_normalized,
         }[self.advantage]
+
+    def distillation(self) -> Distillation | None:
+        """What the loss wants of teachers, if anything."""
+        return None
+
+    def teacher_paths(self, tasks: Iterable[str]) -> dict[str, str]:
+        """The teacher of each task; empty where there is none."""
+        return {}
 
     @property
     def masks_mismatch(self) -> bool:

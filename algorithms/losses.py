@@ -25,7 +25,8 @@ class LossTokens:
 
     policy_logprobs_N carries the gradient. old_logprobs_N are the learner's before the optimizer step (the detached
     policy itself where a rollout batch is one step), behavior_logprobs_N the engine's at sampling, ref_logprobs_N a frozen
-    reference's where the objective wants one. segments_N tells which tokens belong to the same episode.
+    reference's where the objective wants one. segments_N tells which tokens belong to the same episode. divergences_N, the
+    policy's from a teacher, carries the gradient too where there is a teacher.
     """
 
     policy_logprobs_N: Tensor
@@ -34,6 +35,7 @@ class LossTokens:
     advantages_N: Tensor
     segments_N: Tensor
     ref_logprobs_N: Tensor | None = None
+    divergences_N: Tensor | None = None
 
 
 Objective = Callable[[LossTokens], Tensor]
@@ -144,7 +146,9 @@ def kl_to_reference(tokens: LossTokens) -> Tensor:
     Source: GRPO (arXiv 2402.03300, equation 4).
     """
     if tokens.ref_logprobs_N is None:
-        raise ValueError("the KL penalty needs ref_logprobs, and the batch has none")
+        if len(tokens.policy_logprobs_N):
+            raise ValueError("the KL penalty needs ref_logprobs, and the batch has none")
+        return torch.zeros_like(tokens.policy_logprobs_N)  # a rank that was filled up with an empty batch
     gap_N = (tokens.ref_logprobs_N - tokens.policy_logprobs_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return gap_N.exp() - gap_N - 1
 

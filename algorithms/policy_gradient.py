@@ -24,15 +24,16 @@ from posttrain.cluster import Cluster
 from posttrain.config import Config
 from posttrain.console import Console
 from posttrain.episodes import write_episodes
-from posttrain.fleet import Engines, Learners, publish
+from posttrain.fleet import Engines, Learners, Teachers, publish
 from posttrain.inputs import Inputs, prepare
 from posttrain.judge_service import JudgeService
-from posttrain.learner_spec import LearnerSpec
+from posttrain.learner_spec import Distillation, LearnerSpec, TeacherSpec
 from posttrain.metrics import MetricsWriter
 from posttrain.packing import leave_out, pack
 from posttrain.rollout.engine import EngineSpec
 from posttrain.rundir import run_folder, write_config
 from posttrain.stats import Row, Timer, with_evaluation
+from posttrain.teacher_inputs import TeacherInputs, prepare_teachers
 from posttrain.types import Batch, Group
 
 
@@ -45,6 +46,7 @@ class Run:
     inputs: Inputs
     folder: Path
     learners: Learners
+    teachers: Teachers
     rollouts: Rollouts
     console: Console
     checkpoints: CheckpointStore
@@ -62,9 +64,11 @@ def train(config: Config, algo: PolicyGradientConfig) -> None:
     judge_path = None if config.rewards.judge_model is None else resolve(config.rewards.judge_model)
     judge = JudgeService(judge_path, deadline_s=config.cluster.deadline_s)
     inputs = prepare(config)
+    teacher_inputs = prepare_teachers(config, inputs, algo.teacher_paths(inputs.tasks))
     folder = run_folder(config)
     logs = folder.absolute() / "logs"
-    with closing(inputs), judge, Cluster(config.cluster, logs) as cluster, Console(config.train.steps) as console:
+    room = Cluster(config.cluster, logs, num_teachers=len(teacher_inputs))
+    with closing(inputs), judge, room as cluster, Console(config.train.steps) as console:
         write_config(folder, config)
         console.plan(config, inputs, cluster, folder)
         console.phase("starting the judge")
@@ -77,15 +81,17 @@ def train(config: Config, algo: PolicyGradientConfig) -> None:
             inputs=inputs,
             folder=folder,
             learners=Learners(cluster, lambda threads: _learner_spec(config, algo, inputs, threads)),
+            teachers=Teachers(cluster, teacher_inputs, lambda teacher, threads: _teacher_spec(config, algo, teacher, threads)),
             rollouts=Rollouts(config=config, algo=algo, inputs=inputs, engines=engines, console=console, timer=timer),
             console=console,
             checkpoints=CheckpointStore(folder, config.run.keep_checkpoints),
             timer=timer,
         )
         console.phase("loading models")
-        starting = [*engines.begin_start(), *run.learners.begin_start()]
+        starting = [*engines.begin_start(), *run.learners.begin_start(), *run.teachers.begin_start()]
         console.placed(cluster)
         cluster.wait(starting)
+        run.teachers.give_heads(run.learners)
         _restore(run)
         publish_weights(run)
         with MetricsWriter(folder, resumed_step=run.step) as metrics:
@@ -136,7 +142,7 @@ def make_minibatches(run: Run, groups: Sequence[Group]) -> list[list[Batch]]:
     """Cuts a rollout batch into the micro-batches of each of its optimizer steps."""
     train = run.config.train
     parts = np.array_split(np.arange(len(groups)), train.minibatches)
-    return [
+    minibatches = [
         pack(
             [groups[i] for i in part],
             normalization=run.algo.normalization,
@@ -147,6 +153,7 @@ def make_minibatches(run: Run, groups: Sequence[Group]) -> list[list[Batch]]:
         )
         for part in parts
     ]
+    return [[part for batch in batches for part in run.teachers.part(batch)] for batches in minibatches]
 
 
 def optimize(run: Run, minibatches: Sequence[Sequence[Batch]]) -> list[Row]:
@@ -154,6 +161,11 @@ def optimize(run: Run, minibatches: Sequence[Sequence[Batch]]) -> list[Row]:
     objective, rows = run.algo.objective(), []
     with run.timer("learn"):
         left_out = score_before(run, minibatches)
+    if run.teachers.members:
+        run.console.phase(f"step {run.step + 1}: scoring by teachers")
+        with run.timer("teacher"):
+            run.teachers.score([batch for batches in minibatches for batch in batches])
+    with run.timer("learn"):
         for batches in minibatches:
             run.console.phase(f"step {run.step + 1}: learning")
             stats = run.learners.step(batches, objective)
@@ -225,6 +237,7 @@ def _finish_rows(rows: list[Row], rollout: RolloutBatch, seconds: dict[str, floa
             "time/rollout_s": seconds["rollout"] * first,
             "time/reward_s": seconds["reward"] * first,
             "time/pack_s": seconds["pack"] * first,
+            **({"time/teacher_s": seconds["teacher"] * first} if "teacher" in seconds else {}),
             "time/learn_s": seconds["learn"] / len(rows),
             "time/publish_s": seconds["publish"] * last,
             "time/other_s": other_s * last,
@@ -240,6 +253,8 @@ def _learner_spec(config: Config, algo: PolicyGradientConfig, inputs: Inputs, th
         reference_path=inputs.model_path if algo.kl_coefficient else None,
         dtype=config.model.dtype,
         attention=config.model.attention,
+        freeze=tuple(config.model.freeze),
+        distillation=algo.distillation(),
         train=config.train,
         temperature=config.rollout.temperature,
         seed=config.run.seed,
@@ -248,11 +263,24 @@ def _learner_spec(config: Config, algo: PolicyGradientConfig, inputs: Inputs, th
 
 
 def engine_spec(config: Config, inputs: Inputs, threads: int) -> EngineSpec:
-    """What the configuration says about an engine."""
+    """What an engine for the inputs' model is told."""
     return EngineSpec(
         model_path=inputs.model_path,
         dtype=config.model.dtype,
         context_tokens=config.model.context_tokens,
         rollout=config.rollout,
+        threads=threads,
+    )
+
+
+def _teacher_spec(config: Config, algo: PolicyGradientConfig, teacher: TeacherInputs, threads: int) -> TeacherSpec:
+    return TeacherSpec(
+        model_path=teacher.path,
+        dtype=config.model.dtype,
+        attention=config.model.attention,
+        output_rows=teacher.output_rows,
+        head_chunk_mb=config.train.head_chunk_mb,
+        temperature=config.rollout.temperature,
+        distillation=algo.distillation() or Distillation(),
         threads=threads,
     )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 
@@ -18,14 +19,17 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from posttrain.algorithms.divergences import Divergence
 from posttrain.algorithms.sapo import SapoConfig
 from posttrain.attention import layout_of
 from posttrain.builtin_models import resolve
 from posttrain.config import TrainConfig
+from posttrain.head import Head
 from posttrain.learner import Learner
 from posttrain.learner_spec import LearnerSpec
 from posttrain.model import TokenScorer, load_model
 from posttrain.packing import pack
+from posttrain.teacher_head import FullTeaching, TeacherHead
 from posttrain.types import Batch, Episode, Group, Prompt, Turn
 
 THREADS = os.cpu_count() or 1
@@ -134,12 +138,40 @@ def vocabulary() -> dict[str, object]:
     return rows
 
 
+def distillation() -> dict[str, object]:
+    """The exact divergence from a teacher's hidden states, forward and backward through both heads, by vocabulary: as `vocabulary`."""
+    rows = {}
+    for size in (8_000, 32_000, 64_000, 152_000):
+        layer = torch.nn.Linear(256, size, bias=False, dtype=torch.bfloat16)
+        teacher = TeacherHead(torch.randn(size, 512, dtype=torch.bfloat16))
+        few, many = (peak_of(divergence(layer, teacher, tokens)) for tokens in (512, 1024))
+        rows[size] = {"few_mb": few, "many_mb": many, "mb_per_1k_tokens": (many - few) / 0.512}
+    return rows
+
+
+def divergence(layer: torch.nn.Linear, teacher: TeacherHead, tokens: int) -> Callable[[], None]:
+    """A forward and backward pass of JSD, the kind that needs most, from the student's hidden states on."""
+    hidden, theirs = (torch.randn(tokens, width, dtype=torch.bfloat16) for width in (layer.in_features, teacher.weight_VH.shape[1]))
+    targets = torch.zeros(tokens, dtype=torch.int64)
+    teaching = FullTeaching(Divergence("jsd"), theirs, teacher)
+
+    def run() -> None:
+        Head(layer, 10.0)(hidden.clone().requires_grad_(), targets, 1.0, teaching)[2].sum().backward()
+
+    return run
+
+
 def peak_mb(model: PreTrainedModel, groups: list[Group]) -> float:
-    """Megabytes of tensors that live at most during a forward and backward pass, beyond those that live before it."""
+    """The peak of a micro-batch's forward and backward pass."""
     batches = pack(groups, normalization="sequence_mean", microbatch_tokens=1 << 20)
-    accumulate_gradient(model, batches, chunk_mb=50.0)  # from here on the gradients have their place
+    return peak_of(lambda: accumulate_gradient(model, batches, chunk_mb=50.0))
+
+
+def peak_of(run: Callable[[], None]) -> float:
+    """Megabytes of tensors that live at most during a forward and backward pass, beyond those that live before it."""
+    run()  # from here on the gradients have their place
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        accumulate_gradient(model, batches, chunk_mb=50.0)
+        run()
     with tempfile.NamedTemporaryFile(suffix=".json") as trace:
         profiler.export_chrome_trace(trace.name)
         events = json.loads(Path(trace.name).read_text())["traceEvents"]

@@ -29,8 +29,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("POSTTRAIN_CACHE") or Path.home() / ".cache" / "posttrain")
 
 
-def resolve(path: str) -> str:
+def resolve(path: str, key: str = "model.path") -> str:
     """A model path that transformers and vLLM take: built-in names become folders, made now if they are not there.
+
+    key: where the user named it.
 
     Raises:
         UserError: an unknown built-in name, or its package is not installed.
@@ -39,7 +41,7 @@ def resolve(path: str) -> str:
         return path
     name = path.removeprefix(PREFIX)
     if name not in _BUILDERS:
-        raise UserError(f"model.path={path}: no built-in model of that name; {nearest(name, _BUILDERS)}")
+        raise UserError(f"{key}={path}: no built-in model of that name; {nearest(name, _BUILDERS)}")
     folder = cache_folder() / f"{name}-{FORMAT}"
     if not folder.exists():
         _make(folder, _BUILDERS[name])

@@ -10,7 +10,8 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -81,9 +82,10 @@ class Placement:
 class Cluster:
     """A Ray cluster for the length of a run; use as a context manager."""
 
-    def __init__(self, config: ClusterConfig, log_folder: Path) -> None:
-        """Nothing is started before the context is entered."""
+    def __init__(self, config: ClusterConfig, log_folder: Path, num_teachers: int = 0) -> None:
+        """Nothing is started before the context is entered. A teacher gets the room of a learner's rank."""
         self.config = config
+        self.num_teachers = num_teachers
         self.log_folder = log_folder
         self.is_local = config.address == "local"
         self.members: list[Member] = []
@@ -96,12 +98,12 @@ class Cluster:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": None}
         try:
             if self.is_local:
-                self.engines, self.learners = _local_placements(self.config)
-                cpus = sum(placement.count * placement.cpus for placement in (self.engines, self.learners))
+                self._place(*_local_placements(self.config))
+                cpus = sum(placement.count * placement.cpus for placement in self.placements)
                 ray.init(address="local", num_cpus=cpus, **{**quiet, "include_dashboard": False})
             else:
                 ray.init(address=self.config.address, **quiet)
-                self.engines, self.learners = _cluster_placements(self.config)
+                self._place(*_cluster_placements(self.config))
             self._reserve()
             # After Ray's own handler, which prints stack traces: a terminated run ends its actors like an interrupted one.
             signal.signal(signal.SIGTERM, _interrupt)
@@ -113,19 +115,24 @@ class Cluster:
             raise
         return self
 
+    def _place(self, engines: Placement, learners: Placement) -> None:
+        self.engines, self.learners, self.teachers = engines, learners, replace(learners, count=self.num_teachers)
+        self.placements = (self.engines, self.learners, self.teachers)
+
     def _reserve(self) -> None:
-        bundles = [p.bundle() for p in (self.engines, self.learners) for _ in range(p.count)]
+        bundles = [p.bundle() for p in self.placements for _ in range(p.count)]
         self._group = placement_group(bundles, strategy="PACK")
         if not self._group.wait(min(PLACEMENT_TIMEOUT_S, self.config.deadline_s)):
             raise UserError(
                 f"the cluster has no room for {self.engines.count} engines of {self.engines.bundle()} and "
-                f"{self.learners.count} learners of {self.learners.bundle()}; it has {ray.cluster_resources()}; "
+                f"{self.learners.count + self.teachers.count} learners and teachers of {self.learners.bundle()}; "
+                f"it has {ray.cluster_resources()}; "
                 "lower cluster.engine_cpus, cluster.learner_cpus or the GPUs asked for"
             )
 
     def spawn(self, name: str, target: str, spec: Any, placement: Placement, index: int) -> Member:
         """Creates the actor of worker `target` ("module:Class") in the `index`th of the bundles reserved for its kind."""
-        bundle = index + (self.engines.count if placement is self.learners else 0)
+        bundle = index + sum(before.count for before in takewhile(lambda other: other is not placement, self.placements))
         threads = str(placement.cpus)
         environment = {**KEEP_MEMORY, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
         handle = (
@@ -297,7 +304,7 @@ def _on_node(function: Any, info: WorkerInfo) -> Any:
 
 
 def _local_placements(config: ClusterConfig) -> tuple[Placement, Placement]:
-    """Engines and learners take turns, so each kind may use all cores of this machine."""
+    """Engines, learners and teachers take turns, so each kind may use all cores of this machine."""
     cores = os.cpu_count() or 1
     engine_cpus = config.engine_cpus or max(1, cores // max(1, config.num_engines))
     learner_cpus = config.learner_cpus or max(1, cores // max(1, config.num_learners))

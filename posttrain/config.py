@@ -37,6 +37,7 @@ class ModelConfig:
     dtype: str = "bfloat16"  # bfloat16 (with float32 master weights) or float32, for learner and engine
     attention: str = "auto"  # the learner's: blocks (any device), flex (CUDA), or auto: flex where there is CUDA
     context_tokens: int = 1024  # longest prompt plus completion that the engine takes
+    freeze: list[str] = field(default_factory=list)  # patterns of parameter names that are not trained, such as *embed_tokens*
 
 
 @dataclass

@@ -1,7 +1,7 @@
-"""The actors of a run, as the driver uses them: `Learners` (the DeepSpeed ranks) and `Engines` (the vLLM engines).
+"""The actors of a run, as the driver uses them: `Learners` (the DeepSpeed ranks), `Engines` (the vLLM engines) and `Teachers`.
 
 Thin: each method says which actors are called with what, and puts their answers together. What crosses processes is
-here; what is computed is in `posttrain.learner` and `posttrain.rollout.engine`.
+here; what is computed is in `posttrain.learner`, `posttrain.rollout.engine` and `posttrain.teacher`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,17 +11,21 @@ import numpy as np
 
 from posttrain.algorithms.losses import Objective
 from posttrain.cluster import Call, Cluster
-from posttrain.learner_spec import LearnerSpec
-from posttrain.packing import sequence_batch, spread
+from posttrain.errors import WeightSyncError
+from posttrain.learner_spec import LearnerSpec, TeacherSpec
+from posttrain.packing import prompts_of, rewrite, sequence_batch, spread
 from posttrain.rollout.engine import EngineSpec
 from posttrain.rollout.env import Environment
 from posttrain.rollout.loop import EpisodeJob
 from posttrain.stats import LearnerStats
+from posttrain.teacher_inputs import TeacherInputs
 from posttrain.types import Batch, Episode, FloatArray, Group, IntArray, RenderedPrompt
 from posttrain.weights import EngineReceipt, WeightsManifest, verify
 
 LEARNER = "posttrain.learner:Learner"
 ENGINE = "posttrain.rollout.engine:Engine"
+TEACHER = "posttrain.teacher:Teacher"
+SERVED_TEACHER = "posttrain.served_teacher:ServedTeacher"
 
 
 class Learners:
@@ -87,6 +91,16 @@ class Learners:
         manifest, *_ = self.cluster.wait(calls)
         return payloads[0], manifest
 
+    def take_teacher_head(self, name: str, sent: Any, manifest: WeightsManifest) -> None:
+        """Gives every rank a teacher's output layer.
+
+        Raises:
+            WeightSyncError: what a rank holds is not what the teacher sent.
+        """
+        for member, received in zip(self.members, self.cluster.call_all(self.members, "take_teacher_head", name, sent), strict=True):
+            if received != manifest:
+                raise WeightSyncError(f"{member.name} does not hold the head of {name}: got {received}, expected {manifest}")
+
     def save(self, folder: str) -> None:
         """Writes a checkpoint and a Hugging Face folder."""
         self.cluster.call_all(self.members, "save", folder)
@@ -147,6 +161,54 @@ class Engines:
             EngineReceipt(engine=member.name, fingerprints=prints, canary_logprobs=logprobs, canary_cached_tokens=cached)
             for member, prints, (logprobs, cached) in zip(self.members, fingerprints, scores, strict=True)
         ]
+
+
+class Teachers:
+    """The frozen models that a policy is to come closer to, one actor each; without any, nothing happens here."""
+
+    def __init__(self, cluster: Cluster, inputs: Sequence[TeacherInputs], make_spec: Callable[[TeacherInputs, int], TeacherSpec]) -> None:
+        """Creates the processes; make_spec takes a teacher and its threads."""
+        self.cluster, self.inputs = cluster, inputs
+        placement = cluster.teachers
+        self.members = [
+            cluster.spawn(teacher.name, SERVED_TEACHER if teacher.is_served else TEACHER, make_spec(teacher, placement.cpus), placement, i)
+            for i, teacher in enumerate(inputs)
+        ]
+
+    def begin_start(self) -> list[Call]:
+        """Lets every teacher load; returns the calls to wait for."""
+        self.cluster.identify(self.members)
+        return [self.cluster.call(member, "start") for member in self.members]
+
+    def give_heads(self, learners: Learners) -> None:
+        """Sends every teacher's output layer to the learners, once."""
+        for member in self.members:
+            call, sent = self.cluster.call_pair(member, "export_head")
+            (manifest,) = self.cluster.wait([call])
+            if manifest:  # a server shows none
+                learners.take_teacher_head(member.name, sent, manifest)
+
+    def part(self, batch: Batch) -> list[Batch]:
+        """A micro-batch for each teacher that has prompts in it; the micro-batch itself where that is one or none."""
+        own = prompts_of(batch)
+        shares = [(teacher, {name: own[name] for name in own if name in teacher.prompts}) for teacher in self.inputs]
+        parts = []
+        for teacher, prompts in shares:
+            if prompts:
+                parts.append(batch if len(prompts) == len(own) else rewrite(batch, prompts))
+                parts[-1].teacher = teacher.name
+        return parts or [batch]
+
+    def score(self, batches: Sequence[Batch]) -> None:
+        """Lets each batch's teacher score it, after the prompts as that teacher's template renders them; the scores stay where they are."""
+        calls = []
+        for batch in batches:
+            index = next(index for index, teacher in enumerate(self.inputs) if teacher.name == batch.teacher)
+            stream = rewrite(batch, {name: self.inputs[index].prompts[name] for name in batch.prompt_ids})
+            call, batch.teacher_scores = self.cluster.call_pair(self.members[index], "score", stream)
+            calls.append(call)
+        for batch, num_scored in zip(batches, self.cluster.wait(calls), strict=True):
+            assert num_scored == np.count_nonzero(batch.loss_weights)
 
 
 def publish(learners: Learners, engines: Engines, *, policy_version: int, canary: IntArray, tolerance: float) -> float:

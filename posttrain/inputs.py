@@ -8,7 +8,7 @@ from posttrain.builtin_models import resolve
 from posttrain.config import Config, TaskConfig
 from posttrain.data.sources import load_task
 from posttrain.errors import UserError
-from posttrain.model import load_tokenizer, max_context_tokens
+from posttrain.model import check_freeze, load_tokenizer, max_context_tokens
 from posttrain.rewards.manager import RewardManager
 from posttrain.rollout.render import Renderer
 from posttrain.types import IntArray, RenderedPrompt
@@ -60,6 +60,7 @@ def prepare(config: Config) -> Inputs:
         longest = max_context_tokens(model_path)
         if config.model.context_tokens > longest:
             raise UserError(f"model.context_tokens={config.model.context_tokens}: {config.model.path} takes {longest} at most")
+        check_freeze(model_path, config.model.freeze)
         renderer = Renderer(tokenizer)
         tasks = {}
         for settings, prompts, manager in zip(config.tasks, data, managers, strict=True):

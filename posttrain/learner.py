@@ -21,13 +21,16 @@ import ray
 import torch
 from torch import Tensor
 
+from posttrain.algorithms.divergences import Divergence
 from posttrain.algorithms.losses import LossTokens, Objective
-from posttrain.attention import layout_of
 from posttrain.config import TrainConfig
 from posttrain.errors import RunError
+from posttrain.head import Teaching
 from posttrain.learner_spec import LearnerSpec
-from posttrain.model import TokenScorer, compile_layers, load_model, load_tokenizer
+from posttrain.model import TokenScorer, compile_layers, freeze, load_model, load_tokenizer, stream_tensors
 from posttrain.stats import LearnerStats, ScoredTokens
+from posttrain.teacher import TeacherScores
+from posttrain.teacher_head import TeacherHead
 from posttrain.types import Batch, FloatArray
 from posttrain.weights import WeightsManifest, WeightsPayload, fingerprints, send
 from posttrain.worker import Worker
@@ -40,6 +43,7 @@ class Learner(Worker):
         """Only notes what to build; `start` builds it, once every rank has a process."""
         super().__init__()
         self.spec = spec
+        self.teacher_heads: dict[str, TeacherHead] = {}
 
     def rendezvous(self) -> tuple[str, int]:
         """This node's address and a port that is free now: where rank 0 lets the others find it."""
@@ -63,6 +67,7 @@ class Learner(Worker):
         self.advance()
         train = self.spec.train
         self.model = load_model(self.spec.model_path, self.spec.dtype)
+        freeze(self.model, self.spec.freeze)
         if train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         if train.compile:
@@ -70,7 +75,11 @@ class Learner(Worker):
         num_parameters = self.model.num_parameters()
         self.advance()
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=train.lr, betas=(train.betas[0], train.betas[1]), weight_decay=train.weight_decay, fused=True
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            lr=train.lr,
+            betas=(train.betas[0], train.betas[1]),
+            weight_decay=train.weight_decay,
+            fused=True,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, train))
         self.engine, *_ = deepspeed.initialize(
@@ -117,13 +126,17 @@ class Learner(Worker):
     def _step(self, batches: Sequence[Batch], objective: Objective) -> LearnerStats:
         stats = LearnerStats(is_off_policy=any(batch.old_logprobs is not None for batch in batches))
         for batch in batches:
-            logprobs_N, entropies_N = self._score(self.engine, batch, self.spec.temperature)
-            # The objective sees a leaf, so that its gradient a token can be looked at before it goes through the model.
-            tokens = self._loss_tokens(batch, logprobs_N.detach().requires_grad_())
+            logprobs_N, entropies_N, *taught = self._score(self.engine, batch, self.spec.temperature, self._teaching(batch))
+            # The objective sees leaves, so that its gradient a token can be looked at before it goes through the model.
+            outputs = [logprobs_N, *taught[:1]]
+            leaves = [values_N.detach().requires_grad_() for values_N in outputs]
+            tokens = self._loss_tokens(batch, *leaves)
             loss = (self._trained(batch, batch.loss_weights) * objective(tokens)).sum()
-            (gradient_N,) = torch.autograd.grad(loss, tokens.policy_logprobs_N)
-            self.engine.backward((gradient_N * logprobs_N).sum() * self.world_size)
-            stats.add(loss.item(), _scored_tokens(tokens, entropies_N, gradient_N))
+            gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+            through_model = sum((gradient_N * values_N).sum() for gradient_N, values_N in zip(gradients, outputs, strict=True))
+            self.engine.backward(through_model * self.world_size)
+            felt_N = torch.stack(gradients).abs().sum(0)
+            stats.add(loss.item(), _scored_tokens(tokens, entropies_N, felt_N, *taught[1:]))
             self.advance()
         stats.lr = float(self.engine.get_lr()[0])
         self.engine.step()
@@ -194,16 +207,26 @@ class Learner(Worker):
             return nullcontext()
         return deepspeed.zero.GatheredParameters(list(self.model.parameters()))
 
-    def _score(self, module: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
-        trained = np.flatnonzero(batch.loss_weights)
-        predictors = np.stack([trained, batch.predictor_ids[trained]])
-        layout = layout_of(self._tensor(batch.segment_ids), self._tensor(batch.prefix_ids), self.attention)
-        logprobs_N, entropies_N = module(
-            self._tensor(batch.token_ids), self._tensor(batch.position_ids), layout, self._tensor(predictors), temperature
-        )
-        return logprobs_N, entropies_N
+    def _score(self, module: Any, batch: Batch, temperature: float, teaching: Teaching | None = None) -> tuple[Tensor, ...]:
+        scored: tuple[Tensor, ...] = module(*stream_tensors(batch, self.device, self.attention), temperature, teaching)
+        return scored
 
-    def _loss_tokens(self, batch: Batch, policy_logprobs_N: Tensor) -> LossTokens:
+    def take_teacher_head(self, name: str, sent: WeightsPayload) -> WeightsManifest:
+        """Keeps a teacher's output layer for batches that carry its hidden states; returns what arrived."""
+        layer = {item.name: item.tensor().to(self.device) for item in sent}
+        self.teacher_heads[name] = TeacherHead(layer["weight"], layer.get("bias"))
+        self.advance()
+        return fingerprints(sent)
+
+    def _teaching(self, batch: Batch) -> Teaching | None:
+        """What the batch's teacher says, fetched from the object store."""
+        chosen = self.spec.distillation
+        if batch.teacher_scores is None or chosen is None:
+            return None
+        scores: TeacherScores = ray.get(batch.teacher_scores)
+        return scores.teaching(Divergence(chosen.kind, chosen.beta), self.teacher_heads.get(batch.teacher), self.device)
+
+    def _loss_tokens(self, batch: Batch, policy_logprobs_N: Tensor, divergences_N: Tensor | None = None) -> LossTokens:
         old_logprobs_N = policy_logprobs_N.detach() if batch.old_logprobs is None else self._trained(batch, batch.old_logprobs)
         return LossTokens(
             policy_logprobs_N=policy_logprobs_N,
@@ -212,6 +235,7 @@ class Learner(Worker):
             advantages_N=self._trained(batch, batch.advantages),
             segments_N=self._trained(batch, batch.segment_ids),
             ref_logprobs_N=None if batch.ref_logprobs is None else self._trained(batch, batch.ref_logprobs),
+            divergences_N=divergences_N,
         )
 
     def _trained(self, batch: Batch, values_T: Any) -> Tensor:
@@ -221,8 +245,8 @@ class Learner(Worker):
         return torch.tensor(values, device=self.device)
 
 
-def _scored_tokens(tokens: LossTokens, entropies_N: Tensor, gradient_N: Tensor) -> ScoredTokens:
-    reference_N = tokens.ref_logprobs_N
+def _scored_tokens(tokens: LossTokens, entropies_N: Tensor, gradient_N: Tensor, teacher_N: Tensor | None = None) -> ScoredTokens:
+    reference_N, divergences_N = tokens.ref_logprobs_N, tokens.divergences_N
     return ScoredTokens(
         policy=_as_numpy(tokens.policy_logprobs_N),
         old=_as_numpy(tokens.old_logprobs_N),
@@ -232,6 +256,8 @@ def _scored_tokens(tokens: LossTokens, entropies_N: Tensor, gradient_N: Tensor) 
         segments=_as_numpy(tokens.segments_N),
         entropies=_as_numpy(entropies_N),
         gradient=_as_numpy(gradient_N),
+        teacher=None if teacher_N is None else _as_numpy(teacher_N),
+        divergences=None if divergences_N is None else _as_numpy(divergences_N),
     )
 
 

@@ -4,10 +4,11 @@ Everything here is done once for a whole optimizer step, before the step is cut 
 so that neither can change the result. Numpy only; what a batch becomes on a device is the learner's business.
 
 Order of work: `loss_weights` for the step, `_cut` each group to the token budget, `_fill` micro-batches longest first,
-`_stream` writes one micro-batch, `spread` deals micro-batches to ranks.
+`_stream` writes one micro-batch, `spread` deals micro-batches to ranks. `rewrite` gives some of a micro-batch's episodes other
+prompts, for teachers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,7 @@ class _Tree:
     prompt_token_ids: IntArray
     branches: list[_Branch]
     prompt_loss_weights: FloatArray | None = None
+    prompt_id: str = ""
 
     @property
     def num_tokens(self) -> int:
@@ -108,7 +110,7 @@ def pack(
         is_measured = not skip_zero_advantage or not (has_signal or index)
         pairs = zip(group.counted, row, strict=True)
         branches = [_branch(episode, weight) for episode, weight in pairs if weight > 0 and (is_measured or episode.advantage != 0)]
-        trees += _cut(group.prompt_token_ids, branches, microbatch_tokens if shared_prefix else 0)
+        trees += _cut((group.prompt.id, group.prompt_token_ids), branches, microbatch_tokens if shared_prefix else 0)
     return [_stream(bin_) for bin_ in _fill(trees, microbatch_tokens)]
 
 
@@ -143,6 +145,23 @@ def sequence_batch(token_ids: IntArray) -> Batch:
     return _stream([_Tree(prompt_token_ids=token_ids[:1], branches=[branch])])
 
 
+def rewrite(batch: Batch, prompts: Mapping[str, IntArray]) -> Batch:
+    """The episodes of these prompts, by prompt id, each after the tokens given for its prompt; in the same order.
+
+    With its own tokens for each prompt a micro-batch is as it was; with fewer prompts it is a part of itself; with another
+    model's rendering it is what that model has to read. old_logprobs and ref_logprobs are not taken along.
+    """
+    trees = [tree for tree in _trees(batch) if tree.prompt_id in prompts]
+    for tree in trees:
+        tree.prompt_token_ids = prompts[tree.prompt_id]
+    return _stream(trees)
+
+
+def prompts_of(batch: Batch) -> dict[str, IntArray]:
+    """The tokens of each prompt of a micro-batch, by prompt id."""
+    return {tree.prompt_id: tree.prompt_token_ids for tree in _trees(batch)}
+
+
 def spread(batches: Sequence[Batch], num_ranks: int) -> list[list[Batch]]:
     """Deals micro-batches to ranks, longest first to the rank with the fewest tokens; all ranks get the same number.
 
@@ -171,14 +190,24 @@ def _branch(episode: Episode, weight: float) -> _Branch:
     )
 
 
-def _cut(prompt_token_ids: IntArray, branches: list[_Branch], budget: int) -> list[_Tree]:
+def sequences_of(batch: Batch) -> list[tuple[IntArray, IntArray]]:
+    """Each episode of a micro-batch alone: its tokens, prompt included, and the places of those that are trained; in stream order."""
+    sequences = []
+    for tree in _trees(batch):
+        for branch in tree.branches:
+            trained = np.flatnonzero(branch.is_trained) + len(tree.prompt_token_ids)
+            sequences.append((np.concatenate([tree.prompt_token_ids, branch.token_ids]), trained))
+    return sequences
+
+
+def _cut(prompt: tuple[str, IntArray], branches: list[_Branch], budget: int) -> list[_Tree]:
     """Splits a group into trees of at most `budget` tokens, longest branch first; each tree holds one branch at least."""
     trees: list[_Tree] = []
     for branch in sorted(branches, key=lambda b: -len(b.token_ids)):
         fitting = (tree for tree in trees if tree.num_tokens + len(branch.token_ids) <= budget)
         tree = next(fitting, None)
         if tree is None:
-            trees.append(_Tree(prompt_token_ids=prompt_token_ids, branches=[branch]))
+            trees.append(_Tree(prompt_id=prompt[0], prompt_token_ids=prompt[1], branches=[branch]))
         else:
             tree.branches.append(branch)
     return trees
@@ -230,6 +259,7 @@ class _StreamWriter:
 def _stream(trees: list[_Tree]) -> Batch:
     writer = _StreamWriter(sum(tree.num_tokens for tree in trees))
     batch = writer.batch
+    batch.prompt_ids = [tree.prompt_id for tree in trees]
     for tree in trees:
         prompt_id = writer.num_segments
         prompt = writer.append(tree.prompt_token_ids, first_position=0, prefix_id=None)
@@ -244,3 +274,24 @@ def _stream(trees: list[_Tree]) -> Batch:
             batch.behavior_logprobs[where] = branch.behavior_logprobs
             batch.advantages[where] = branch.advantage * branch.is_trained
     return batch
+
+
+def _trees(batch: Batch) -> list[_Tree]:
+    """What `_stream` was given."""
+    ids = iter(batch.prompt_ids)
+    trees: list[_Tree] = []
+    for index in np.split(np.arange(batch.num_tokens), np.flatnonzero(np.diff(batch.segment_ids)) + 1):
+        if batch.prefix_ids[index[0]] == batch.segment_ids[index[0]]:
+            trees.append(_Tree(prompt_id=next(ids), prompt_token_ids=batch.token_ids[index], branches=[]))
+            continue
+        is_trained = batch.loss_weights[index] != 0
+        trees[-1].branches.append(
+            _Branch(
+                token_ids=batch.token_ids[index],
+                is_trained=is_trained.astype(np.int64),
+                behavior_logprobs=batch.behavior_logprobs[index],
+                loss_weight=float(batch.loss_weights[index].max()),
+                advantage=float(batch.advantages[index][is_trained][0]) if is_trained.any() else 0.0,
+            )
+        )
+    return trees

@@ -49,7 +49,8 @@ class Timer:
 class ScoredTokens:
     """The trained tokens of one micro-batch after its forward pass: arrays of shape (N,), N may be 0.
 
-    gradient: of the loss with respect to each policy log-probability. reference: None where there is no reference.
+    gradient: size of the loss's gradient with respect to what the model says of a token. reference: None where there is no
+    reference; teacher (its log-probabilities) and divergences (from it): None where there is no teacher.
     """
 
     policy: FloatArray
@@ -60,6 +61,8 @@ class ScoredTokens:
     segments: IntArray
     entropies: FloatArray
     gradient: FloatArray
+    teacher: FloatArray | None = None
+    divergences: FloatArray | None = None
 
 
 @dataclass(slots=True)
@@ -99,6 +102,9 @@ class LearnerStats:
         }
         if tokens.reference is not None:
             sums["ref_k3"] = _k3(tokens.reference.astype(np.float64) - tokens.policy)
+        if tokens.teacher is not None and tokens.divergences is not None:
+            sums["divergence"] = tokens.divergences.sum(dtype=np.float64)
+            sums["teacher_gap"] = (tokens.policy.astype(np.float64) - tokens.teacher).sum()
         counts, _ = np.histogram(np.abs(log_ratio), bins=LOG_RATIO_EDGES)
         sums |= {f"log_ratio_{index}": count for index, count in enumerate(counts)}
         ratio_max = np.exp(np.clip(log_ratio.max(), -MAX_LOG_RATIO, MAX_LOG_RATIO))
@@ -150,6 +156,8 @@ class LearnerStats:
         }
         if "ref_k3" in sums:
             row["loss/ref_k3"] = sums["ref_k3"] / n
+        if "divergence" in sums:
+            row |= {"distill/kl_mean": sums["divergence"] / n, "distill/logprob_gap_mean": sums["teacher_gap"] / n}
         if self.is_off_policy:
             pairs = enumerate(pairwise(LOG_RATIO_EDGES))
             row |= {f"loss/log_ratio_{low:g}_{high:g}": sums[f"log_ratio_{index}"] / n for index, (low, high) in pairs}

@@ -150,7 +150,9 @@ class Batch:
     state at predictor_ids[t] (-1 where nothing predicts it). loss_weights are final for the whole optimizer step, so
     that a sum over all micro-batches of all ranks is the loss; 0 means not trained. behavior_logprobs are the engine's,
     old_logprobs the learner's before the step (None: the policy being trained is the old policy), ref_logprobs a frozen
-    reference's (None: there is none).
+    reference's (None: there is none). prompt_ids names the prompt of each tree in stream order ("arithmetic/17"). teacher
+    names the teacher whose word on the trained tokens is teacher_scores: a `posttrain.teacher.TeacherScores` in Ray's object
+    store (None: there is none).
     """
 
     token_ids: IntArray
@@ -163,6 +165,9 @@ class Batch:
     advantages: FloatArray
     old_logprobs: FloatArray | None = None
     ref_logprobs: FloatArray | None = None
+    prompt_ids: list[str] = field(default_factory=list)
+    teacher: str = ""
+    teacher_scores: Any = None
 
     @property
     def num_tokens(self) -> int:

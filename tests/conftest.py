@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from posttrain.builtin_models import resolve
+from posttrain.builtin_models import CHAT_TEMPLATE, resolve
 from posttrain.types import Episode, Group, Prompt, Turn
 
 # A first call loads things, and the machine may be shared: how long an example takes says nothing.
@@ -16,6 +16,24 @@ settings.load_profile("untimed")
 def tiny_path():
     """The built-in tiny model as a Hugging Face folder."""
     return resolve("builtin:tiny")
+
+
+@pytest.fixture(scope="session")
+def teacher_path(tiny_path, tmp_path_factory):
+    """A model of other width and depth with the tiny model's vocabulary, padded to more rows, and a chat template of its own."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("teacher")
+    config = AutoConfig.from_pretrained(tiny_path)
+    config.update({"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2, "vocab_size": config.vocab_size + 7})
+    config.layer_types = config.layer_types[:2]
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_path)
+    tokenizer.chat_template = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 def _random_turn(rng):

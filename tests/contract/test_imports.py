@@ -19,10 +19,11 @@ LAYERS: dict[str, int] = {
     # What engine, learner and driver say to each other: these know none of the three.
     **dict.fromkeys(("posttrain.weights", "posttrain.worker", "posttrain.learner_spec", "posttrain.torchvision_cpu"), 2),
     **dict.fromkeys(("posttrain.rewards", "posttrain.rollout", "posttrain.algorithms.losses", "posttrain.algorithms.advantages"), 3),
-    "posttrain.algorithms.corrections": 3,
+    **dict.fromkeys(("posttrain.algorithms.corrections", "posttrain.algorithms.divergences"), 3),
     **dict.fromkeys(
         ("posttrain.attention", "posttrain.head", "posttrain.model", "posttrain.learner", "posttrain.cluster", "posttrain.checkpoint"), 4
     ),
+    **dict.fromkeys(("posttrain.teacher", "posttrain.teacher_head", "posttrain.teacher_inputs", "posttrain.served_teacher"), 4),
     **dict.fromkeys(("posttrain.fleet", "posttrain.inputs", "posttrain.console", "posttrain.judge_service"), 4),
     "posttrain.algorithms": 5,
     "posttrain.curate": 6,

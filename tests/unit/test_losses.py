@@ -207,6 +207,7 @@ def test_kl_penalty_is_added_once_and_needs_a_reference():
     torch.testing.assert_close(config.objective()(fields), expected)
     with pytest.raises(ValueError, match="ref_logprobs"):
         config.objective()(tokens([-1.0]))
+    assert config.objective()(tokens([])).shape == (0,)  # a rank that was filled up
 
 
 def test_the_objective_is_the_loss_times_its_corrections():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.packing import empty_batch, loss_weights, pack, sequence_batch, spread
+from posttrain.packing import empty_batch, loss_weights, pack, prompts_of, rewrite, sequence_batch, spread
 from posttrain.types import Episode, Group, Prompt, Turn
 
 SHAPES = st.tuples(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))
@@ -119,3 +119,26 @@ def test_sequence_batch_scores_all_but_the_first_token():
     assert batch.position_ids.tolist() == [0, 1, 2]
     assert np.flatnonzero(batch.loss_weights).tolist() == [1, 2]
     assert batch.predictor_ids.tolist() == [-1, 0, 1]
+
+
+@given(SHAPES, st.sampled_from([1, 30, 10_000]), st.booleans())
+def test_a_rewritten_batch_is_the_same_a_part_or_the_same_after_other_prompts(random_groups, shape, budget, shared_prefix):
+    seed, num_groups, group_size, turns = shape
+    groups = random_groups(seed, num_groups, group_size, turns)
+    batches = pack(groups, normalization="sequence_mean", microbatch_tokens=budget, shared_prefix=shared_prefix)
+    others = {group.prompt.id: np.arange(3 + index) for index, group in enumerate(groups)}
+    parts = []
+    for batch in batches:
+        own = prompts_of(batch)
+        again = rewrite(batch, own)
+        for name in ("token_ids", "position_ids", "segment_ids", "prefix_ids", "predictor_ids", "loss_weights", "behavior_logprobs"):
+            assert (getattr(again, name) == getattr(batch, name)).all()
+        assert again.prompt_ids == batch.prompt_ids
+        other = rewrite(batch, {name: others[name] for name in own})
+        trained = [b.token_ids[np.flatnonzero(b.loss_weights)].tolist() for b in (batch, other)]
+        assert trained[0] == trained[1]  # the order in which a teacher's scores meet the student's tokens
+        parts += [rewrite(batch, {name: own[name]}) for name in own]
+        for group in groups:
+            group.prompt_token_ids = others[group.prompt.id]
+        assert set(trained_facts([other])) <= set(expected_facts(groups, loss_weights(groups, "sequence_mean")))
+    assert trained_facts(parts) == trained_facts(batches)
