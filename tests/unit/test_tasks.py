@@ -85,4 +85,4 @@ def test_a_task_has_enough_prompts_that_fit_into_the_default_context(name):
     prompts = [*data.train, *data.heldout]
     assert len(prompts) >= 400
     assert max(sum(len(message["content"].encode()) for message in prompt.messages) for prompt in prompts) <= 950
-    assert len(data.heldout) == pytest.approx(len(prompts) * 0.25, rel=0.2)
+    assert len(data.heldout) == pytest.approx(len(prompts) * 0.25, rel=0.3)
