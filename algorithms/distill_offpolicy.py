@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import isfinite
+from typing import ClassVar
 
 from posttrain.config import AlgoConfig, Config
 from posttrain.errors import UserError
@@ -10,6 +11,8 @@ from posttrain.errors import UserError
 @dataclass
 class DistillOffpolicyConfig(AlgoConfig):
     """A teacher answers the training prompts; what rewards and rules let through is written to dataset.jsonl, for algo=sft."""
+
+    makes: ClassVar[tuple[str, ...]] = ("dataset",)
 
     name: str = "distill_offpolicy"
     teacher: str | None = None  # folder, hub name or builtin:<name>; null: model.path

@@ -218,6 +218,7 @@ def _learner_spec(config: Config, recipe: Recipe, threads: int) -> LearnerSpec:
         model_path=recipe.model_path,
         dtype=config.model.dtype,
         attention=config.model.attention,
+        freeze=tuple(config.model.freeze),
         train=config.train,
         temperature=1.0,
         seed=config.run.seed,

@@ -4,7 +4,7 @@ What is asked is put together at random, and each problem brings the aspects to 
 purpose: questions that have one right answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -93,7 +93,7 @@ class OpenQuestions(Family):
     def example(self, rng: Random) -> Example:
         """There is no reference and no solution; the metadata hold `rubric`, from aspect to description."""
         language, form = rng.choice(self.languages), rng.choice(self.forms)
-        pieces = {"reader": _READERS, "topic": _TOPICS, "problem": _PROBLEMS, "pair": _PAIRS}
+        pieces: dict[str, Mapping[str, Sequence[str]]] = {"reader": _READERS, "topic": _TOPICS, "problem": _PROBLEMS, "pair": _PAIRS}
         drawn = {name: rng.choice(choices[language]) for name, choices in pieces.items()}
         question = _FORMS[form][language].format(count=rng.randint(2, 5), **drawn)
         return Example(question=question, reference=None, solution=None, metadata={"rubric": {**_ALWAYS, **_ASPECTS[form]}})
