@@ -165,7 +165,7 @@ def _run(done: Done, record: Record, arguments: Sequence[str]) -> None:
         raise UserError(f"stage {name}: {mistakes[-1] if mistakes else 'exit code 2'}; its log is {log}")
     if code:
         how = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
-        raise RunError(f"posttrain: stage {name} failed ({how}); its log is {log}; run.resume=true continues after it is mended")
+        raise RunError(f"stage {name} failed ({how}); its log is {log}; run.resume=true continues after it is mended")
 
 
 def _show_until_end(process: subprocess.Popen[bytes], shown: BinaryIO) -> None:

@@ -165,9 +165,9 @@ def prints_to(process: Path) -> str:
         (
             "run",
             1,
-            r"posttrain: stage two failed \(exit code 1\); its log is runs/chain it/02-two/stage\.log; run\.resume=true continues .*",
+            r"stage two failed \(exit code 1\); its log is runs/chain it/02-two/stage\.log; run\.resume=true continues .*",
         ),
-        ("nothing", 1, r"posttrain: stage two ended well, but runs/chain it/02-two holds no checkpoint; its log is .*"),
+        ("nothing", 1, r"stage two ended well, but runs/chain it/02-two holds no checkpoint; its log is .*"),
     ],
 )
 def test_a_failing_stage_ends_the_pipeline_by_name(python, place: Path, ending: str, code: int, error: str) -> None:
