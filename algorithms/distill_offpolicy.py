@@ -10,7 +10,7 @@ from posttrain.errors import UserError
 
 @dataclass
 class DistillOffpolicyConfig(AlgoConfig):
-    """A teacher answers the training prompts; what rewards and rules let through is written to dataset.jsonl, for algo=sft."""
+    """A teacher answers the training prompts; what rewards and rules let through becomes dataset.jsonl."""
 
     makes: ClassVar[tuple[str, ...]] = ("dataset",)
 

@@ -46,13 +46,13 @@ class TaskConfig:
 
     name: str = MISSING  # names the metrics eval/<name>/...
     source: str = "reasoning_gym"  # reasoning_gym, generated, file, or dataset
-    family: str | None = None  # reasoning_gym and generated: the family of problems, such as chain_sum or code_problems
-    params: dict[str, Any] = field(default_factory=dict)  # reasoning_gym and generated: the family's own parameters
-    num_examples: int = 2000  # reasoning_gym and generated: examples drawn; repeated questions are kept once
-    path: str | None = None  # file: .jsonl or .parquet, rows with `messages` (and `answer`); dataset: its folder or hub name
+    family: str | None = None  # not for files: the family of problems, such as chain_sum or code_problems
+    params: dict[str, Any] = field(default_factory=dict)  # not for files: the family's own parameters
+    num_examples: int = 2000  # not for files: examples drawn; repeated questions are kept once
+    path: str | None = None  # file: .jsonl or .parquet, rows with `messages` (and `answer`); dataset: folder or hub name
     heldout_fraction: float = 0.25  # share of the distinct prompts kept for evaluation, chosen by their content
     system_prompt: str | None = None  # put before each prompt; default: what the model's chat template does
-    thinking: float = 1.0  # algo=sft: share of the rows with <think> that keep it; a row's own `thinking` comes first
+    thinking: float = 1.0  # algo=sft: share of rows with <think> that keep it; a row's own `thinking` comes first
     rewards: dict[str, float] = field(default_factory=dict)  # reward name -> weight
     share: float = 1.0  # of the prompts of a batch, in proportion to the other tasks' shares
 
