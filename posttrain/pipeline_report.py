@@ -12,7 +12,8 @@ from rich.table import Column, Table
 from posttrain.checkpoint import CheckpointStore
 from posttrain.fingerprint import Fingerprint
 from posttrain.metrics import read_rows
-from posttrain.pipeline import Settings, Stage
+from posttrain.pipeline import Stage
+from posttrain.pipeline_commands import Settings
 from posttrain.stats import Row, with_interval
 
 SAVED, RECORD, LOG = "pipeline.yaml", "stage.json", "stage.log"
