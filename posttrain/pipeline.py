@@ -113,9 +113,9 @@ def check(pipeline: Pipeline, compose: Compose) -> dict[str, Settings]:
                 raise UserError(f"stage {stage.name}: {name} is {settings[name].what}, which makes no {product} for other stages")
         try:
             found = compose(stage.command, stage.fill({key: TO_BE_MADE.joinpath(*key) for key in stage.references}))
-            for override, complaint in found.unused.items():
-                if override not in stage.shared:
-                    raise UserError(complaint)
+            complaints = [complaint for override, complaint in found.unused.items() if override not in stage.shared]
+            if complaints:
+                raise UserError(complaints[0])
             check_inputs({key: value for key, value in found.values.items() if f"{TO_BE_MADE}{os.sep}" not in str(value)})
         except UserError as error:
             raise UserError(f"stage {stage.name}: {error}") from error

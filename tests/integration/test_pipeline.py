@@ -62,11 +62,11 @@ SEAMS = """
 common: [model=tiny, "+task.rewards.vowels=1.0", rollout.max_completion_tokens=40, eval.num_prompts=4, eval.samples_per_prompt=2]
 stages:
   - name: answers
-    run: [algo=distill_offpolicy, algo.teacher=builtin:tiny, algo.group_size=4, algo.min_reward=0.2, train.prompts_per_step=50]
+    run: [algo=distill_offpolicy, algo.teacher=builtin:tiny, algo.group_size=8, algo.min_reward=0.2, train.prompts_per_step=50]
   - name: clean
     curate: [recipe=recipe.yaml, "input=${stage.answers.dataset}"]
   - name: imitate
-    run: [algo=sft, task=conversations, "task.path=${stage.clean.dataset}", train.steps=2, algo.rows_per_step=4]
+    run: [algo=sft, task=conversations, "task.path=${stage.clean.dataset}", task.heldout_fraction=0.5, train.steps=2, algo.rows_per_step=4]
   - name: follow
     run: [algo=distill_onpolicy, algo.teacher=builtin:tiny, "model.path=${stage.imitate.checkpoint}", train.steps=1]
   - name: check
