@@ -33,6 +33,8 @@ PRODUCTS = ("checkpoint", "dataset")
 SECTIONS = tuple(section.name for section in fields(Config))
 OF_THE_PIPELINE = ("run.dir", "run.resume")
 """Keys that the pipeline takes from the command line for itself."""
+TAKES = {"model.path": "checkpoint", "task.path": "dataset", "input": "dataset"}
+"""The product that a key takes, where it takes one kind only."""
 TO_BE_MADE = Path("from-stage")
 """Where the products of stages are taken to be before there are any."""
 
@@ -111,6 +113,7 @@ def check(pipeline: Pipeline, compose: Compose) -> dict[str, Settings]:
         for name, product in stage.references:
             if product not in settings[name].makes:
                 raise UserError(f"stage {stage.name}: {name} is {settings[name].what}, which makes no {product} for other stages")
+        _check_kinds(stage)
         try:
             found = compose(stage.command, stage.fill({key: TO_BE_MADE.joinpath(*key) for key in stage.references}))
             complaints = [complaint for override, complaint in found.unused.items() if override not in stage.shared]
@@ -233,3 +236,11 @@ def _check_references(stage: Stage, names: Sequence[str]) -> None:
             raise UserError(f"{where}: {name} is no earlier stage; {hint}")
         if product not in PRODUCTS:
             raise UserError(f"{where}: no stage makes that; {nearest(product, PRODUCTS)}")
+
+
+def _check_kinds(stage: Stage) -> None:
+    for override in stage.overrides:
+        wanted = TAKES.get(_key(override))
+        given = next((product for _, product in _REFERENCE.findall(override) if wanted and product != wanted), None)
+        if given is not None:
+            raise UserError(f"stage {stage.name}: {override}: a {given}, but {_key(override)} takes a {wanted}")

@@ -82,8 +82,9 @@ def run(overrides: Sequence[str]) -> None:
 
 
 def start(overrides: Sequence[str]) -> subprocess.Popen[bytes]:
-    """A posttrain.run that ends when this process does."""
-    return subprocess.Popen([sys.executable, "-m", "posttrain.run", *overrides], preexec_fn=partial(die_with_parent, signal.SIGTERM))
+    """A posttrain.run that ends when this process does; of two overrides of one key the later one counts."""
+    last = {override.lstrip("+~").partition("=")[0]: override for override in overrides}
+    return subprocess.Popen([sys.executable, "-m", "posttrain.run", *last.values()], preexec_fn=partial(die_with_parent, signal.SIGTERM))
 
 
 def checkpoint(place: Path) -> Path:

@@ -218,7 +218,7 @@ stages:
   - name: rows
     curate: [recipe=recipe.yaml, input=given.jsonl]
   - name: learn
-    run: [algo=chain, algo.text=a, task=conversations, "task.path=${stage.rows.dataset}"]
+    run: [algo=chain, algo.text=a, "task.path=${stage.rows.dataset}"]
 """
 
 

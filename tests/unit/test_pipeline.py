@@ -94,6 +94,11 @@ def test_references_become_paths_whatever_is_in_them(read):
             [],
             "stage last: judged is evaluate on arithmetic, which makes no checkpoint",
         ),
+        (
+            TWO,
+            ["judged.task.source=file", "judged.task.path=${stage.sums.checkpoint}"],
+            "stage judged: task.path=${stage.sums.checkpoint}: a checkpoint, but task.path takes a dataset",
+        ),
         (TWO.replace("name: onward", "name: sums"), [], "mine.yaml: stage 2: the name sums is taken by stage 1"),
         (TWO.replace("name: sums", "name: eval"), [], "mine.yaml: stage 1: eval is a section of keys"),
         (TWO.replace("name: sums", "name: Sums-1"), [], "mine.yaml: stage 1: name is 'Sums-1', expected small letters"),
