@@ -34,7 +34,8 @@ def fingerprint(values: Mapping[str, Any]) -> Fingerprint:
 
 def check_inputs(values: Mapping[str, Any]) -> None:
     """Raises UserError: a value that can only be a path names nothing. A plain name may be a hub's and passes."""
-    for key, value in values.items():
+    single = [(key, one) for key, value in values.items() for one in (value if isinstance(value, list) else [value])]
+    for key, value in single:
         if key in CHANGES_NOTHING or not isinstance(value, str) or os.path.exists(os.path.expanduser(value)):
             continue
         if value.startswith(("/", "./", "../", "~")) or ("\n" not in value and value.endswith(_FILES)):

@@ -7,16 +7,17 @@
       - name: check
         run: [algo=evaluate, "model.path=${stage.sums.checkpoint}"]
 
-A stage is one process, `python -m posttrain.<command> <overrides>`; COMMANDS says what is to be known of a command. Of two
+A stage is one process, `python -m posttrain.<command> <overrides>`, of a command in COMMANDS (`posttrain.pipeline_commands`). Of two
 overrides of one key the later one counts, in the order: common, the stage's own, the command line's for all (`train.steps=2`),
-the command line's for one (`sums.train.steps=2`).
+the command line's for one (`sums.train.steps=2`). What is for all stages is left out of one whose algorithm does not use it.
 
 Left out on purpose: running (`posttrain.pipeline_run`), stages side by side, loops and conditions.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +26,19 @@ import yaml
 from posttrain.config import Config
 from posttrain.errors import UserError, nearest
 from posttrain.fingerprint import check_inputs
-from posttrain.rundir import flat
+from posttrain.pipeline_commands import COMMANDS, Settings
 
 CONFIGS = Path(__file__).parent / "configs"
 PRODUCTS = ("checkpoint", "dataset")
 SECTIONS = tuple(section.name for section in fields(Config))
 OF_THE_PIPELINE = ("run.dir", "run.resume")
 """Keys that the pipeline takes from the command line for itself."""
+TAKES = {"model.path": "checkpoint", "task.path": "dataset", "input": "dataset"}
+"""The product that a key takes, where it takes one kind only."""
+TO_BE_MADE = Path("from-stage")
+"""Where the products of stages are taken to be before there are any."""
 
 _REFERENCE = re.compile(r"\$\{stage\.([^.}]*)\.([^}]*)\}")
-_PLAIN = re.compile(r"[\w./~-]+")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
-    """How a command is told its folder, and to go on with what is in it."""
-
-    folder_key: str
-    resume: tuple[str, ...]
-
-
-COMMANDS = {"run": Command(folder_key="run.dir", resume=("run.resume=true",))}
-"""posttrain.<name> by name; its exit codes are those of posttrain.run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What a command's overrides come to: in words, every value by its full key, and what a later stage can take from it."""
-
-    what: str
-    values: Mapping[str, Any]
-    makes: tuple[str, ...]
 
 
 Compose = Callable[[str, Sequence[str]], Settings]
@@ -64,12 +47,13 @@ Compose = Callable[[str, Sequence[str]], Settings]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One command of a pipeline; its overrides may hold references such as ${stage.sums.checkpoint}."""
+    """One command of a pipeline; its overrides may hold references such as ${stage.sums.checkpoint}. shared: those for all stages."""
 
     number: int
     name: str
     command: str
     overrides: tuple[str, ...]
+    shared: frozenset[str] = frozenset()
 
     @property
     def references(self) -> list[tuple[str, str]]:
@@ -78,7 +62,8 @@ class Stage:
 
     def fill(self, products: Mapping[tuple[str, str], Path]) -> list[str]:
         """The overrides with each reference replaced by its path."""
-        return [_REFERENCE.sub(lambda match: quoted(products[match[1], match[2]]), override) for override in self.overrides]
+        quote = COMMANDS[self.command].quote
+        return [_REFERENCE.sub(lambda match: quote(products[match[1], match[2]]), override) for override in self.overrides]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +77,6 @@ class Pipeline:
     is_resumed: bool
 
 
-def quoted(path: Path) -> str:
-    """A path as the value of an override."""
-    return text if _PLAIN.fullmatch(text := str(path)) else "'" + text.replace("'", "\\'") + "'"
-
-
 def read_pipeline(choice: str, arguments: Sequence[str], config_dir: str | None) -> Pipeline:
     """Reads `pipeline=<choice>`, a name or a path; `arguments` are the command line's other overrides.
 
@@ -108,9 +88,10 @@ def read_pipeline(choice: str, arguments: Sequence[str], config_dir: str | None)
     everywhere, own, ours = _deal(arguments, names)
     stages = []
     for number, (name, command, overrides) in enumerate(listed, start=1):
-        shared = (common, everywhere) if command == "run" else ([], [])  # other commands have other keys
-        merged = _merge([*shared[0], *overrides, *shared[1], *own[name]])
-        stage = Stage(number=number, name=name, command=command, overrides=tuple(merged))
+        shared = (common, everywhere) if COMMANDS[command].is_run else ([], [])  # other commands have other keys
+        merged = tuple(_merge([*shared[0], *overrides, *shared[1], *own[name]]))
+        for_all = frozenset(shared[0] + shared[1])
+        stage = Stage(number=number, name=name, command=command, overrides=merged, shared=for_all)
         _check_references(stage, names)
         stages.append(stage)
     resume = ours.get("run.resume", "false").lower()
@@ -132,18 +113,17 @@ def check(pipeline: Pipeline, compose: Compose) -> dict[str, Settings]:
         for name, product in stage.references:
             if product not in settings[name].makes:
                 raise UserError(f"stage {stage.name}: {name} is {settings[name].what}, which makes no {product} for other stages")
+        _check_kinds(stage)
         try:
-            settings[stage.name] = compose(stage.command, stage.fill({key: Path("from-stage", *key) for key in stage.references}))
-            check_inputs(settings[stage.name].values)
+            found = compose(stage.command, stage.fill({key: TO_BE_MADE.joinpath(*key) for key in stage.references}))
+            complaints = [complaint for override, complaint in found.unused.items() if override not in stage.shared]
+            if complaints:
+                raise UserError(complaints[0])
+            check_inputs({key: value for key, value in found.values.items() if f"{TO_BE_MADE}{os.sep}" not in str(value)})
         except UserError as error:
             raise UserError(f"stage {stage.name}: {error}") from error
+        settings[stage.name] = found
     return settings
-
-
-def settings_of_run(config: Config) -> Settings:
-    """What is to be known of a stage of posttrain.run."""
-    tasks = " and ".join(task.name for task in config.tasks)
-    return Settings(what=f"{config.algo.name} on {tasks}", values=flat(asdict(config)), makes=config.algo.makes)
 
 
 def _find(choice: str, config_dir: str | None) -> Path:
@@ -256,3 +236,11 @@ def _check_references(stage: Stage, names: Sequence[str]) -> None:
             raise UserError(f"{where}: {name} is no earlier stage; {hint}")
         if product not in PRODUCTS:
             raise UserError(f"{where}: no stage makes that; {nearest(product, PRODUCTS)}")
+
+
+def _check_kinds(stage: Stage) -> None:
+    for override in stage.overrides:
+        wanted = TAKES.get(_key(override))
+        given = next((product for _, product in _REFERENCE.findall(override) if wanted and product != wanted), None)
+        if given is not None:
+            raise UserError(f"stage {stage.name}: {override}: a {given}, but {_key(override)} takes a {wanted}")

@@ -6,13 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Column, Table
 
 from posttrain.checkpoint import CheckpointStore
 from posttrain.fingerprint import Fingerprint
 from posttrain.metrics import read_rows
-from posttrain.pipeline import Settings, Stage
+from posttrain.pipeline import Stage
+from posttrain.pipeline_commands import Settings
 from posttrain.stats import Row, with_interval
 
 SAVED, RECORD, LOG = "pipeline.yaml", "stage.json", "stage.log"
@@ -106,8 +108,16 @@ def _cells(done: Done) -> list[list[str]]:
         [str(steps or "")],
         [f"{name} {before} -> {after}" if before else f"{name} {after}" for name, before, after in heldout.values()],
         [" -> ".join(dict.fromkeys([losses[0], losses[-1]]))] if losses else [],
-        [str(path.relative_to(done.folder.parent)) for path in done.products.values()],
+        [f"{path.relative_to(done.folder.parent)}{_size(product, path)}" for product, path in done.products.items()],
     ]
+
+
+def _size(product: str, path: Path) -> str:
+    """How many rows a dataset has."""
+    if product != "dataset":
+        return ""
+    num_rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else path.read_bytes().count(b"\n")
+    return f", {num_rows} rows"
 
 
 def _record(done: Done) -> Record:

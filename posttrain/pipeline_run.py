@@ -21,7 +21,8 @@ from typing import BinaryIO
 
 from posttrain.errors import RunError, UserError
 from posttrain.fingerprint import Fingerprint, difference, fingerprint
-from posttrain.pipeline import COMMANDS, Compose, Pipeline, Stage, check, quoted
+from posttrain.pipeline import Compose, Pipeline, Stage, check
+from posttrain.pipeline_commands import COMMANDS
 from posttrain.pipeline_report import LOG, SAVED, Done, Record, print_table, read_record, write_report
 
 POLL_S = 0.2
@@ -83,6 +84,7 @@ def _do(work: Work, stage: Stage) -> Done:
     """Skips, resumes or starts a stage."""
     overrides = stage.fill({(done.stage.name, product): path for done in work.done for product, path in done.products.items()})
     settings = work.compose(stage.command, overrides)
+    overrides = [override for override in overrides if override not in settings.unused]
     depends_on: Fingerprint = json.loads(json.dumps(fingerprint(settings.values)))
     folder = _stage_folder(work.folder, stage)
     title = f"stage {stage.number}/{len(work.pipeline.stages)} {stage.name}"
@@ -92,13 +94,14 @@ def _do(work: Work, stage: Stage) -> Done:
         _say(f"{title}: {difference(record.depends_on, depends_on)}: runs anew; what it had is kept in {aside}")
         record = None
     command = COMMANDS[stage.command]
-    arguments = [*work.options, *overrides, f"{command.folder_key}={quoted(folder)}"]
+    options = work.options if command.is_run else ()
+    arguments = [*options, *overrides, f"{command.folder_key}={command.quote(folder)}"]
     shown = shlex.join(["python", "-m", f"posttrain.{stage.command}", *arguments])
     done = Done(stage=stage, settings=settings, folder=folder, command=shown)
     if record is not None and record.is_finished and not done.missing:
         _say(f"{title}: skipped, it is finished and nothing that it depends on has changed")
         return done
-    has_begun = (folder / "config.yaml").exists()
+    has_begun = (folder / command.begun).exists()
     _say(f"{title}: {'resumes' if has_begun else 'starts'}: {shown}")
     record = record or Record(depends_on=depends_on)
     _run(done, record, [*arguments, *command.resume] if has_begun else arguments)

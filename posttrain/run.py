@@ -95,7 +95,8 @@ def _dispatch(argv: list[str]) -> None:
         started.append("job")
         try:
             config = to_config(composed, algorithms)
-            _check_used(config, overrides)
+            for complaint in unused(config, overrides).values():
+                raise UserError(complaint)
             config.algo.run(config)
         except (UserError, RunError) as error:
             # Hydra would put a line of its own before an Exception; SystemExit passes through it.
@@ -113,11 +114,11 @@ def _dispatch(argv: list[str]) -> None:
             raise UserError(explain(error, algorithms, overrides)) from error
 
 
-def _check_used(config: Config, overrides: list[str]) -> None:
-    """Raises UserError: a key was given that means nothing to the algorithm."""
-    for key in (override.lstrip("+~").partition("=")[0] for override in overrides):
-        if not config.algo.uses(key):
-            raise UserError(f"{key}: algo={config.algo.name} does not use it; leave it out")
+def unused(config: Config, overrides: Sequence[str]) -> dict[str, str]:
+    """The overrides of keys that mean nothing to the algorithm, each with a line that says so."""
+    keys = {override: override.lstrip("+~").partition("=")[0] for override in overrides}
+    name = config.algo.name
+    return {override: f"{key}: algo={name} does not use it; leave it out" for override, key in keys.items() if not config.algo.uses(key)}
 
 
 def _read_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -136,7 +137,8 @@ def _read_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _run_pipeline(given: list[str], options: argparse.Namespace) -> None:
     """`--cfg job` shows every stage's configuration instead."""
-    from posttrain.pipeline import Settings, check, read_pipeline, settings_of_run
+    from posttrain.pipeline import check, read_pipeline
+    from posttrain.pipeline_commands import Settings, settings_of_curation, settings_of_run
     from posttrain.pipeline_run import run_pipeline
 
     choice, *more = [override.partition("=")[2] for override in given if override.startswith("pipeline=")]
@@ -150,7 +152,10 @@ def _run_pipeline(given: list[str], options: argparse.Namespace) -> None:
     algorithms = known_algorithms()
 
     def compose(command: str, overrides: Sequence[str]) -> Settings:
-        return settings_of_run(make_config(overrides, algorithms, options.config_dir, options.config_name))
+        if command == "curate":
+            return settings_of_curation(overrides)
+        config = make_config(overrides, algorithms, options.config_dir, options.config_name)
+        return settings_of_run(config, unused(config, overrides))
 
     pipeline = read_pipeline(choice, [override for override in given if not override.startswith("pipeline=")], options.config_dir)
     if options.cfg:

@@ -7,11 +7,10 @@ the rows, 130 interrupted.
 import inspect
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from posttrain import plugins
 from posttrain.curate.base import ENTRY_POINTS
-from posttrain.curate.recipe import Keys, load, load_step
+from posttrain.curate.recipe import Keys, from_arguments, load_step
 from posttrain.errors import RunError, UserError, nearest
 from posttrain.help import keys_of
 
@@ -66,11 +65,10 @@ def _run(arguments: list[str]) -> None:
     wrong = next((word for word in arguments if "=" not in word or word.startswith("-")), None)
     if wrong is not None:
         raise UserError(f"cannot read {wrong!r}; {nearest(wrong, ['list', 'show <step>', '--help', 'recipe=<file.yaml>'])}")
-    paths = [word.partition("=")[2] for word in arguments if word.startswith("recipe=")]
-    if len(paths) != 1 or not paths[0]:
-        raise UserError("expected one recipe=<file.yaml>; --help shows what is in one")
-    recipe = load(Path(paths[0]), [word for word in arguments if not word.startswith("recipe=")])
-    done = curate(recipe, lambda text: print(text, flush=True))
+    done = curate(from_arguments(arguments), lambda text: print(text, flush=True))
+    if not done.kept:
+        emptied = next(step.label for step in done.steps if not step.num_out)
+        raise UserError(f"no row is left: {emptied} took the last of {len(done.given)}; {done.folder / 'report.md'} says why")
     print(f"{len(done.kept)} of {len(done.given)} rows are in {done.rows_path}; {done.folder / 'report.md'} says what was done")
 
 

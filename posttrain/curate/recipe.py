@@ -83,6 +83,17 @@ def load_step(name: str) -> type[Step]:
     return found
 
 
+def from_arguments(arguments: Sequence[str]) -> Recipe:
+    """The recipe of a command line: `recipe=<file.yaml>` and overrides.
+
+    Raises UserError: as `load`; there is no recipe, or more than one.
+    """
+    paths = [word.partition("=")[2] for word in arguments if word.startswith("recipe=")]
+    if len(paths) != 1 or not paths[0]:
+        raise UserError("expected one recipe=<file.yaml>; --help shows what is in one")
+    return load(Path(paths[0]), [word for word in arguments if not word.startswith("recipe=")])
+
+
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe. overrides: key=value, or step.setting=value with a step's name in this recipe.
 

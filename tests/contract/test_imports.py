@@ -29,7 +29,7 @@ LAYERS: dict[str, int] = {
     "posttrain.curate": 6,
     **dict.fromkeys(("posttrain.run", "posttrain.help", "posttrain.mistakes", "posttrain.doctor"), 6),
     "posttrain.fingerprint": 2,
-    **dict.fromkeys(("posttrain.pipeline", "posttrain.pipeline_report", "posttrain.pipeline_run"), 6),
+    **dict.fromkeys(("posttrain.pipeline", "posttrain.pipeline_commands", "posttrain.pipeline_report", "posttrain.pipeline_run"), 6),
 }
 LAZY_AT_WILL = ("posttrain.run", "posttrain.algorithms")
 # These three meet in layer 4 and above only.

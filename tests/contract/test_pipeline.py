@@ -211,3 +211,44 @@ def test_cfg_job_shows_every_stage_and_own_choices_are_found(python, place: Path
     result = python("-m", "posttrain.run", "pipeline=louder", "--config-dir", "mine", "run.dir=runs/chain it")
     assert (result.returncode, result.stderr) == (0, "")
     assert texts(place)["03-three"] == "Abc"
+
+
+CURATED = """
+stages:
+  - name: rows
+    curate: [recipe=recipe.yaml, input=given.jsonl]
+  - name: learn
+    run: [algo=chain, algo.text=a, "task.path=${stage.rows.dataset}"]
+"""
+
+
+def test_a_curation_is_a_stage(python, place: Path) -> None:
+    (place / "chain.yaml").write_text(CURATED)
+    (place / "recipe.yaml").write_text("steps:\n- exact_duplicates\n- response_rules\n")
+    messages = '{"messages": [{"role": "user", "content": "%s"}, {"role": "assistant", "content": "I see."}]}\n'
+    (place / "given.jsonl").write_text(messages % "one" + messages % "two" + messages % "one")
+    first = python(*COMMAND)
+    assert (first.returncode, first.stderr) == (0, "")
+    made = place / "runs/chain it/01-rows"
+    assert (made / "rows.jsonl").read_text() == messages % "one" + messages % "two"
+    command = python("-m", "posttrain.run", "pipeline=chain.yaml", "--cfg", "job")
+    assert "# stage rows: curate: exact_duplicates, response_rules\n" in command.stdout
+    report = (place / "runs/chain it/report.md").read_text()
+    assert re.search(r"^\| rows \| curate: exact_duplicates, response_rules \| .* 01-rows/rows\.jsonl, 2 rows \|$", report, re.MULTILINE)
+
+    again = python(*COMMAND, RESUME)
+    assert re.findall(r"^stage \d/2 (\w+: \w+)", again.stdout, re.MULTILINE) == ["rows: skipped", "learn: skipped"]
+    # Killed before its end, it goes on, and what it makes is the same.
+    record = made / "stage.json"
+    record.write_text(record.read_text().replace("true", "false"))
+    (made / "rows.jsonl").unlink()
+    resumed = python(*COMMAND, RESUME)
+    assert re.findall(r"^stage \d/2 (\w+: \w+)", resumed.stdout, re.MULTILINE) == ["rows: resumes", "learn: skipped"]
+    assert "(done before)" in resumed.stdout
+
+    emptied = python(*COMMAND, RESUME, "rows.response_rules.min_words=50")
+    assert emptied.returncode == 2
+    assert emptied.stderr == (
+        "posttrain: stage rows: no row is left: response_rules took the last of 3; runs/chain it/01-rows/report.md says why; "
+        "its log is runs/chain it/01-rows/stage.log\n"
+    ).replace("runs/chain it/01-rows/report", f"{place}/runs/chain it/01-rows/report")

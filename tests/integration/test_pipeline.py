@@ -1,5 +1,6 @@
 """A pipeline with the real engine and learner, killed in its second stage: it ends in the bits of the stage run by itself."""
 
+import json
 import shlex
 
 import pyarrow.parquet as pq
@@ -55,3 +56,57 @@ def test_a_pipeline_killed_in_a_stage_ends_as_if_it_had_not_been(launch, tmp_pat
     assert row["rewards/scored"] == 16
     report = (folder / "report.md").read_text()
     assert "02-second/checkpoints/step_3/hf" in report and "arithmetic pass@4" in report
+
+
+SEAMS = """
+common: [model=tiny, "+task.rewards.vowels=1.0", rollout.max_completion_tokens=40, eval.num_prompts=4, eval.samples_per_prompt=2]
+stages:
+  - name: answers
+    run: [algo=distill_offpolicy, algo.teacher=builtin:tiny, algo.group_size=8, algo.min_reward=0.2, train.prompts_per_step=50]
+  - name: clean
+    curate: [recipe=recipe.yaml, "input=${stage.answers.dataset}"]
+  - name: imitate
+    run: [algo=sft, task=conversations, "task.path=${stage.clean.dataset}", task.heldout_fraction=0.5, train.steps=2, algo.rows_per_step=4]
+  - name: follow
+    run: [algo=distill_onpolicy, algo.teacher=builtin:tiny, "model.path=${stage.imitate.checkpoint}", train.steps=1]
+  - name: check
+    run: [algo=evaluate, "model.path=${stage.follow.checkpoint}"]
+"""
+RECIPE = """
+steps:
+  - exact_duplicates: {by: question}
+  - response_rules: {rules: [malformed, repetition, guess], min_words: 2}
+  - final_answer: {reward: vowels, minimum: 0.25}
+"""
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("last", ["imitate", pytest.param("check", marks=pytest.mark.slow)])
+def test_a_teachers_answers_are_curated_learned_and_followed(launch, tmp_path, last):
+    """Each stage takes what the one before it made, and nothing else."""
+    end = SEAMS.index("\n", SEAMS.index("run:", SEAMS.index(f"name: {last}")))
+    (tmp_path / "mine.yaml").write_text(SEAMS[: end + 1])
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    result = launch(tmp_path / "chain", ["pipeline=mine.yaml"], tmp_path / "log", base=()).finish()
+    assert result.code == 0, result.out + result.err
+    folder = tmp_path / "chain"
+    answers, clean = lines(folder / "01-answers/dataset.jsonl"), lines(folder / "02-clean/rows.jsonl")
+    assert 1 < len(clean) < len(answers)
+    by_id = {row["id"]: row for row in answers}
+    assert all(by_id[row["id"]]["messages"] == row["messages"] and row["scores"]["vowels"] >= 0.25 for row in clean)
+    dropped = lines(folder / "02-clean/dropped.jsonl")
+    assert "wrong answer" in {one["reason"] for one in dropped} and len(dropped) + len(clean) == len(answers)
+
+    learned = read_rows(folder / "03-imitate/metrics.jsonl")
+    assert [row["step"] for row in learned] == [1, 2]
+    assert learned[0]["loss/trained_tokens"] > 0
+    report = (folder / "report.md").read_text()
+    assert "02-clean/rows.jsonl" in report
+    if last == "check":
+        [followed] = read_rows(folder / "04-follow/metrics.jsonl")
+        assert followed["distill/kl_mean"] > 0, "two steps of imitation moved the student away from its teacher"
+        [row] = read_rows(folder / "05-check/metrics.jsonl")
+        assert row["rewards/scored"] == 8 and "eval/arithmetic/pass@2" in row

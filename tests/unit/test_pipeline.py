@@ -6,8 +6,9 @@ import pytest
 
 from posttrain.errors import UserError
 from posttrain.fingerprint import check_inputs, content_hash, difference, fingerprint
-from posttrain.pipeline import check, quoted, read_pipeline, settings_of_run
-from posttrain.run import known_algorithms, make_config
+from posttrain.pipeline import check, read_pipeline
+from posttrain.pipeline_commands import hydra_quoted, settings_of_curation, settings_of_run
+from posttrain.run import known_algorithms, make_config, unused
 
 TWO = """
 common: [model=tiny, train.steps=2]
@@ -27,7 +28,10 @@ def config_of(overrides):
 
 
 def compose(command, overrides):
-    return settings_of_run(config_of(overrides))
+    if command == "curate":
+        return settings_of_curation(overrides)
+    config = config_of(overrides)
+    return settings_of_run(config, unused(config, overrides))
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def test_references_become_paths_whatever_is_in_them(read):
     onward = read().stages[1]
     for path in (Path("runs/x/hf"), Path("/tmp/a b/it's, [1]=$2, {3}/hf")):
         config = config_of(onward.fill({("sums", "checkpoint"): path}))
-        assert config.model.path == str(path), quoted(path)
+        assert config.model.path == str(path), hydra_quoted(path)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +94,11 @@ def test_references_become_paths_whatever_is_in_them(read):
             [],
             "stage last: judged is evaluate on arithmetic, which makes no checkpoint",
         ),
+        (
+            TWO,
+            ["judged.task.source=file", "judged.task.path=${stage.sums.checkpoint}"],
+            "stage judged: task.path=${stage.sums.checkpoint}: a checkpoint, but task.path takes a dataset",
+        ),
         (TWO.replace("name: onward", "name: sums"), [], "mine.yaml: stage 2: the name sums is taken by stage 1"),
         (TWO.replace("name: sums", "name: eval"), [], "mine.yaml: stage 1: eval is a section of keys"),
         (TWO.replace("name: sums", "name: Sums-1"), [], "mine.yaml: stage 1: name is 'Sums-1', expected small letters"),
@@ -110,6 +119,75 @@ def test_references_become_paths_whatever_is_in_them(read):
 def test_a_mistake_is_told_before_anything_runs(read, text, arguments, words):
     with pytest.raises(UserError) as caught:
         check(read(text, *arguments), compose)
+    assert str(caught.value).startswith(words)
+
+
+CURATED = """
+common: [model=tiny, eval.samples_per_prompt=4]
+stages:
+  - name: answers
+    run: [algo=distill_offpolicy, train.prompts_per_step=4]
+  - name: clean
+    curate: [recipe=sub/recipe.yaml, "input=${stage.answers.dataset}", decontaminate.ngram_words=5]
+  - name: learn
+    run: [algo=sft, task=conversations, "task.path=${stage.clean.dataset}"]
+"""
+RECIPE = "output: out\nsteps:\n- normalise\n- decontaminate: {against: [held.jsonl]}\n"
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A recipe in a folder of its own, with the file that it names."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "sub" / "held.jsonl").write_text('{"prompt": "What is 1 + 1?", "answer": 2}\n')
+    return tmp_path / "sub"
+
+
+def test_a_curation_is_checked_and_makes_a_dataset(read, recipe):
+    pipeline = read(CURATED, "clean.decontaminate.ngram_characters=6")
+    clean = pipeline.stages[1]
+    assert "model=tiny" not in clean.overrides and "decontaminate.ngram_characters=6" in clean.overrides
+    settings = check(pipeline, compose)
+    assert settings["clean"].what == "curate: normalise, decontaminate"
+    assert [stage.makes for stage in settings.values()] == [("dataset",), ("dataset",), ("checkpoint",)]
+    assert settings["clean"].values["decontaminate.ngram_characters"] == 6 and "output" not in settings["clean"].values
+    # What is for all stages and means nothing to one of them is left out there.
+    assert [*settings["learn"].unused] == ["eval.samples_per_prompt=4"] and not settings["answers"].unused
+    assert "eval.samples_per_prompt" not in settings["learn"].values
+    (path,) = settings_of_curation(clean.fill({("answers", "dataset"): Path("runs/a b/it's/dataset.jsonl")})).values["input"]
+    assert path == str(Path("runs/a b/it's/dataset.jsonl").absolute())
+
+
+def test_a_curation_depends_on_what_its_recipe_names(read, recipe):
+    overrides = ["recipe=sub/recipe.yaml", "input=sub/held.jsonl"]
+    before = fingerprint(settings_of_curation(overrides).values)
+    assert fingerprint(settings_of_curation([*overrides, "output=elsewhere"]).values) == before
+    assert difference(before, fingerprint(settings_of_curation([*overrides, "seed=3"]).values)) == "seed is 3, was 0"
+    (recipe / "held.jsonl").write_text('{"prompt": "What is 1 + 2?", "answer": 3}\n')
+    after = fingerprint(settings_of_curation(overrides).values)
+    assert {key for key in before if before[key] != after[key]} == {"input", "decontaminate.against"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["clean.normalize.x=1"], "stage clean: normalize.x=1: the recipe has no step normalize; did you mean normalise?"),
+        (["clean.recipe=no.yaml"], "stage clean: recipe=no.yaml: cannot be read"),
+        (["clean.decontaminate.ngram_words=0"], "stage clean: decontaminate: ngram_words=0: expected"),
+        (["clean.decontaminate.against=[gone.jsonl]"], "stage clean: decontaminate.against=gone.jsonl: there is no such file"),
+        (["clean.input=gone.jsonl"], "stage clean: input=/"),
+        (["clean.output=x"], "clean.output=x: output=x cannot stand here; each stage has a folder"),
+        (["learn.eval.samples_per_prompt=2"], "stage learn: eval.samples_per_prompt: algo=sft does not use it; leave it out"),
+        (
+            ["learn.model.path=${stage.clean.checkpoint}"],
+            "stage learn: clean is curate: normalise, decontaminate, which makes no checkpoint",
+        ),
+    ],
+)
+def test_a_mistake_around_a_curation_is_told_before_anything_runs(read, recipe, changes, words):
+    with pytest.raises(UserError) as caught:
+        check(read(CURATED, *changes), compose)
     assert str(caught.value).startswith(words)
 
 

@@ -1,0 +1,131 @@
+"""Runs the study: `python examples/strong_to_weak/study.py [FOLDER [SEEDS [OVERRIDE ...]]]` from the root of the tree. See README.md.
+
+Each seed: the teacher, a student cut out of it, distillation, SAPO alone on the same student for as long as distillation took,
+and the evaluation of each. What is finished is not done again, and what was killed goes on. Overrides are for every run, or
+after a stage's name for one.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import yaml
+from make_student import make
+
+from posttrain.checkpoint import CheckpointStore
+from posttrain.metrics import read_rows
+from posttrain.rewards.sandbox_kernel import die_with_parent
+
+HERE = Path(__file__).parent
+SEEDS = (0, 1, 2)
+LEARNING = ("answers", "clean", "imitate", "follow")
+"""The stages of student.yaml whose time is SAPO's too."""
+# As in the stage `follow` of student.yaml; it is ended by its budget, not by its steps.
+ALONE = [
+    *("algo=sapo", "model=smollm2", "task=[arithmetic,differences]", "train.steps=100000", "train.lr=5e-5", "run.checkpoint_every=5"),
+    *("eval.every=10", "eval.num_prompts=24", "eval.samples_per_prompt=4"),
+]
+MEASURED = ["algo=evaluate", "model=smollm2", "task=[arithmetic,differences]", "eval.num_prompts=50", "eval.samples_per_prompt=16"]
+
+
+def main(root: Path, seeds: Sequence[int], more: Sequence[str]) -> None:
+    """Runs what is missing."""
+    for seed in seeds:
+        place = root / f"seed_{seed}"
+        place.mkdir(parents=True, exist_ok=True)
+        run_seed(place, [f"run.seed={seed}", *more])
+        print(f"seed {seed} is done: {place}", flush=True)
+
+
+def run_seed(place: Path, more: Sequence[str]) -> None:
+    """One seed of the study."""
+    pipeline(place / "teacher", "teacher.yaml", more)
+    teacher, student = checkpoint(place / "teacher/01-taught"), place / "student"
+    make(str(teacher), student, every=3)
+    given = [f"answers.algo.teacher={teacher}", f"follow.algo.teacher={teacher}", f"imitate.model.path={student}"]
+    pipeline(place / "distilled", "student.yaml", [*more, *given])
+    general = for_stages((), more)
+    sapo_alone(place, [*ALONE, *general, f"model.path={student}"], budget_s(place))
+    measured = place / "alone_measured"
+    if not read_rows(measured / "metrics.jsonl"):
+        run([*MEASURED, *general, f"model.path={checkpoint(place / 'alone')}", *folder(measured, "config.yaml")])
+
+
+def pipeline(place: Path, file: str, more: Sequence[str]) -> None:
+    """Runs a pipeline or what is left of it."""
+    names = [stage["name"] for stage in yaml.safe_load((HERE / file).read_text())["stages"]]
+    run([f"pipeline={HERE / file}", *for_stages(names, more), *folder(place, "pipeline.yaml")])
+
+
+def for_stages(names: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The overrides for these stages and for all, without those for stages of other pipelines."""
+    stages = {stage["name"] for file in HERE.glob("*.yaml") for stage in yaml.safe_load(file.read_text()).get("stages", [])}
+    others = stages - set(names)
+    return [override for override in overrides if override.lstrip("+~").partition(".")[0] not in others]
+
+
+def folder(place: Path, mark: str) -> list[str]:
+    """Tells a command where it runs, and to go on with what is there."""
+    return [f"run.dir={place}", *(["run.resume=true"] if (place / mark).exists() else [])]
+
+
+def run(overrides: Sequence[str]) -> None:
+    """Ends the study where a command ends badly; its own lines have said why."""
+    code = start(overrides).wait()
+    if code:
+        sys.exit(f"exit code {code}; the same command goes on after it is mended")
+
+
+def start(overrides: Sequence[str]) -> subprocess.Popen[bytes]:
+    """A posttrain.run that ends when this process does; of two overrides of one key the later one counts."""
+    last = {override.lstrip("+~").partition("=")[0]: override for override in overrides}
+    return subprocess.Popen([sys.executable, "-m", "posttrain.run", *last.values()], preexec_fn=partial(die_with_parent, signal.SIGTERM))
+
+
+def checkpoint(place: Path) -> Path:
+    """The newest model of a run."""
+    steps = CheckpointStore(place, keep=1).steps()
+    if not steps:
+        sys.exit(f"{place}: the budget was over before the first checkpoint; let the student's stages have more steps")
+    return place / f"checkpoints/step_{steps[-1]}/hf"
+
+
+def stage_s(place: Path, name: str) -> float:
+    """Wall-clock seconds of a stage of student.yaml."""
+    [record] = (place / "distilled").glob(f"[0-9][0-9]-{name}/stage.json")
+    return float(json.loads(record.read_text())["seconds"])
+
+
+def budget_s(place: Path) -> float:
+    """What distillation took, from the teacher's first answer to the last step, starts of processes included."""
+    return sum(stage_s(place, name) for name in LEARNING)
+
+
+def sapo_alone(place: Path, overrides: Sequence[str], budget: float) -> None:
+    """Trains until the seconds of all its starts come to the budget; the newest checkpoint is the result."""
+    clock = place / "alone_s"
+    before = float(clock.read_text()) if clock.exists() else 0.0
+    if before >= budget:
+        return
+    process = start([*overrides, *folder(place / "alone", "config.yaml")])
+    started = time.monotonic()
+    while process.poll() is None and before + time.monotonic() - started < budget:
+        time.sleep(0.5)
+        clock.write_text(str(before + time.monotonic() - started))
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    code = process.wait()
+    if code not in (0, 130):
+        sys.exit(f"exit code {code}; the same command goes on after it is mended")
+    clock.write_text(str(max(budget, before + time.monotonic() - started)))
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    chosen = [int(seed) for seed in given[1].split(",")] if len(given) > 1 else SEEDS
+    main(Path(given[0] if given else "runs/strong_to_weak"), chosen, given[2:])
