@@ -28,6 +28,9 @@ class SupervisedConfig(AlgoConfig):
         *("train.prompts_per_step", "train.minibatches", "train.shared_prefix"),
     )
 
+    overlong_ways: ClassVar[str] = "drop or split"
+    """What else than to refuse a row that is too long."""
+
     rows_per_step: int = 16  # rows in an optimizer step
     tokens_per_step: int = 0  # above 0: a step takes rows up to this many tokens instead
     epochs: float | None = None  # passes over as many rows as there are; null: train.steps optimizer steps
