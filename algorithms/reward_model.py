@@ -5,7 +5,6 @@ from typing import ClassVar
 
 from posttrain.algorithms.supervised_config import SupervisedConfig
 from posttrain.config import Config
-from posttrain.errors import UserError
 
 
 @dataclass
@@ -13,15 +12,10 @@ class RewardModelConfig(SupervisedConfig):
     """Learns which of two answers to a prompt was preferred; the trained folder is a reward (POSTTRAIN_REWARD_MODEL)."""
 
     unused: ClassVar[tuple[str, ...]] = (*SupervisedConfig.unused, "task.thinking", "train.head_chunk_mb")
-    overlong_ways: ClassVar[str] = "drop"
+    overlong_choices: ClassVar[tuple[str, ...]] = ("refuse", "drop")
+    example_task: ClassVar[str] = "preferences"
 
     name: str = "reward_model"
-
-    def validate(self) -> None:
-        """Raises UserError: with the key, what was got and what was expected."""
-        super().validate()
-        if self.overlong == "split":
-            raise UserError("algo.overlong=split: an answer is scored whole; expected refuse or drop")
 
     def run(self, config: Config) -> None:
         """Trains."""

@@ -60,7 +60,7 @@ class RewardModelRecipe(RowsRecipe):
         return "the mean over pairs of -log sigmoid(chosen - rejected)"
 
     def _pair(self, name: str, row: int) -> Pair:
-        rendered = self.tasks[name].rendered
+        rendered = self.tasks[name].rows.rendered
         chosen, rejected = (rendered.documents(2 * row + side)[0].token_ids for side in (0, 1))
         return pair_of(chosen, rejected)
 

@@ -42,12 +42,9 @@ class ReadRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRows:
-    """A task's rows: which are trained on and which are held out, and where each stands in its source."""
+    """A task's rows, and which of them are trained on and which are held out."""
 
-    rendered: RenderedRows
-    places: list[str]
-    lengths: IntArray
-    longest: IntArray
+    rows: ReadRows
     train: list[int]
     heldout: list[int]
 
@@ -84,10 +81,11 @@ class RowsRecipe(ABC):
         _settle(problems, algo.bad_rows, "cannot be used", "algo.bad_rows=skip leaves them out")
         tasks = {task.name: _part(task, read[task.name]) for task in config.tasks}
         stages, overlong = _stages(config, algo, tasks)
-        _settle(overlong, algo.overlong, "are too long", f"algo.overlong={algo.overlong_ways} keeps the run, model.context_tokens the rows")
+        ways = " or ".join(algo.overlong_choices[1:])
+        _settle(overlong, algo.overlong, "are too long", f"algo.overlong={ways} keeps the run, model.context_tokens the rows")
         steps = plan_steps(
             stages,
-            {name: task.lengths for name, task in tasks.items()},
+            {name: task.rows.lengths for name, task in tasks.items()},
             seed=config.run.seed,
             rows_per_step=algo.rows_per_step,
             tokens_per_step=algo.tokens_per_step,
@@ -127,7 +125,7 @@ class RowsRecipe(ABC):
     @property
     def data_key(self) -> str:
         """Follows from all rows and what rendered them."""
-        return digest_of([task.rendered.key for task in self.tasks.values()]).hex()
+        return digest_of([task.rows.rendered.key for task in self.tasks.values()]).hex()
 
     def measures(self) -> Mapping[str, Objective]:
         """What is told of held-out rows: the loss."""
@@ -157,7 +155,7 @@ class RowsRecipe(ABC):
         """Lines of the run's table."""
         lines = {}
         for name, task in self.tasks.items():
-            tokens = int(task.lengths[task.train].sum())
+            tokens = int(task.rows.lengths[task.train].sum())
             lines[f"task {name}"] = f"{len(task.train)} training rows of {tokens} tokens, {len(task.heldout)} held out"
         lines["rows left out"] = f"{self.counts['data/bad_rows']} bad, {self.counts['data/overlong_rows']} too long ({self.algo.overlong})"
         for stage in sorted({step.stage for step in self.steps}):
@@ -177,7 +175,7 @@ class RowsRecipe(ABC):
         """
         found = {}
         for name, task in self.tasks.items():
-            fitting = [row for row in task.heldout if self.algo.overlong == "split" or task.longest[row] <= self._max_tokens()]
+            fitting = [row for row in task.heldout if self.algo.overlong == "split" or task.rows.longest[row] <= self._max_tokens()]
             if not fitting:
                 raise UserError(
                     f"task {name}: no held-out row has at most {self._max_tokens()} tokens; give it more rows or a longer stage"
@@ -196,7 +194,7 @@ def _part(task: TaskConfig, rows: ReadRows) -> TaskRows:
             f"task {task.name}: {len(train)} rows to train on and {len(heldout)} held out, expected at least 1 of each; "
             "give it more rows or another heldout_fraction"
         )
-    return TaskRows(rendered=rows.rendered, places=rows.places, lengths=rows.lengths, longest=rows.longest, train=train, heldout=heldout)
+    return TaskRows(rows=rows, train=train, heldout=heldout)
 
 
 def _stages(config: Config, algo: SupervisedConfig, tasks: dict[str, TaskRows]) -> tuple[list[Stage], list[str]]:
@@ -217,10 +215,10 @@ def _stages(config: Config, algo: SupervisedConfig, tasks: dict[str, TaskRows]) 
         rows = {}
         for name in shares:
             task = tasks[name]
-            fits = task.longest <= max_tokens
+            fits = task.rows.longest <= max_tokens
             rows[name] = [row for row in task.train if fits[row] or algo.overlong == "split"]
             for row in (row for row in (*task.train, *task.heldout) if not fits[row]):
-                line = f"{task.places[row]}: {task.longest[row]} tokens, more than the {max_tokens} of stage {index + 1}"
+                line = f"{task.rows.places[row]}: {task.rows.longest[row]} tokens, more than the {max_tokens} of stage {index + 1}"
                 overlong.setdefault((name, row), line)
             if not rows[name]:
                 raise UserError(f"algo.stages[{index}]: no row of task {name} has at most {max_tokens} tokens")

@@ -57,6 +57,6 @@ class SftRecipe(RowsRecipe):
         return f"{self.algo.normalization} over {self.algo.trained_turns} assistant turns"
 
     def _pack(self, rows: Sequence[tuple[str, int]], max_tokens: int, normalization: str) -> list[Batch]:
-        whole = (document for name, row in rows for document in self.tasks[name].rendered.documents(row))
+        whole = (document for name, row in rows for document in self.tasks[name].rows.rendered.documents(row))
         documents = [piece for document in whole for piece in cut(document, max_tokens)]
         return pack_documents(documents, normalization=normalization, microbatch_tokens=self.config.train.microbatch_tokens)

@@ -214,7 +214,7 @@ class AnswerScorer(nn.Module):
 class ScalarHead(nn.Module):
     """Shares the parameters of a linear layer with one output, and computes in float32."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Linear) -> None:
         """`layer`: without bias, as transformers' models have it."""
         super().__init__()
         self.weight = layer.weight

@@ -108,7 +108,7 @@ def _choose_thinking(rows: list[tuple[Conversation, bool | None]], share: float)
     stripped = {index for _, index in undecided[round(share * len(undecided)) :]}
     for index, (conversation, own) in enumerate(with_blocks):
         if own is False or index in stripped:
-            conversation.messages = [_without_thinking(message) for message in conversation.messages]
+            conversation.messages = [without_thinking(message) for message in conversation.messages]
 
 
 def has_thinking(message: Message) -> bool:
@@ -116,5 +116,6 @@ def has_thinking(message: Message) -> bool:
     return message["role"] == "assistant" and isinstance(message["content"], str) and bool(THINK_BLOCK.match(message["content"]))
 
 
-def _without_thinking(message: Message) -> Message:
+def without_thinking(message: Message) -> Message:
+    """The message without the <think> block that it begins with."""
     return {**message, "content": THINK_BLOCK.sub("", message["content"])} if has_thinking(message) else message

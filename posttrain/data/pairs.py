@@ -1,15 +1,15 @@
 """Preference pairs: rows with a prompt and two answers to it, of which one was chosen and the other rejected.
 
 A row: `messages` (or `prompt`, a text or messages), `chosen` and `rejected`. An answer is a text, the assistant's message, or a
-conversation that ends with it; `messages` may be left out where both answers are conversations. Left out on purpose: tools,
-images, and ties.
+conversation that ends with it; `messages` may be left out where both answers are conversations. An
+answer counts without its thinking, as the reward of that name reads it. Left out on purpose: tools, images, and ties.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
 from posttrain.config import TaskConfig
-from posttrain.data.conversations import from_json, plain, think_inline
+from posttrain.data.conversations import from_json, plain, think_inline, without_thinking
 from posttrain.data.messages import check_messages, digest_of, shorten, with_system_prompt
 from posttrain.data.rows import RawRow, fields_of, raw_rows
 from posttrain.errors import UserError
@@ -51,12 +51,12 @@ def _pair(task: TaskConfig, where: str, raw: RawRow) -> tuple[Conversation, Conv
         if answer["role"] != "assistant":
             raise UserError(f"{where}: `{name}` ends with a message of role {answer['role']}, expected the assistant's")
         prompts += [before] if before else []
-        answers.append(answer)
+        answers.append({"role": "assistant", "content": without_thinking(answer)["content"].strip()})
     if not prompts:
         raise UserError(f"{where}: no prompt; expected `messages` or `prompt`, or conversations as `chosen` and `rejected`")
     if any(prompt != prompts[0] for prompt in prompts):
         raise UserError(f"{where}: `chosen` and `rejected` answer different prompts")
-    if answers[0]["content"].strip() == answers[1]["content"].strip():
+    if answers[0] == answers[1]:
         raise UserError(f"{where}: `chosen` and `rejected` are the same: {shorten(answers[0]['content'])}")
     digest, prompt = digest_of(prompts[0]), with_system_prompt(where, prompts[0], task.system_prompt)
     chosen, rejected = (Conversation(where=where, digest=digest, messages=[*prompt, answer]) for answer in answers)

@@ -152,7 +152,7 @@ def load(tmp_path, *rows):
         {"messages": [USER], "chosen": "Yes.", "rejected": "No."},
         {"messages": json.dumps([USER]), "chosen": YES, "rejected": [NO]},
         {"prompt": "Is it?", "chosen": [USER, YES], "rejected": [USER, NO]},
-        {"prompt": [USER], "chosen": "Yes.", "rejected": NO},
+        {"prompt": [USER], "chosen": "<think>\nHm.\n</think>\n\nYes.", "rejected": {**NO, "reasoning_content": "Hm."}},
         {"chosen": [USER, YES], "rejected": [USER, NO]},
     ],
     ids=["texts", "messages", "conversations", "prompt", "no prompt"],
@@ -195,7 +195,7 @@ def case(question, answer):
 
 
 def test_the_reward_gives_the_score_that_is_trained(folder, model):
-    answers = ["Yes.", "No, not at all: " + "it is not so. " * 20, "<think>\nHm.\n</think>\n\nPerhaps.", ""]
+    answers = ["Yes.", "No, not at all:" + " it is not so." * 20, "<think>\nHm.\n</think>\n\nPerhaps.", ""]
     got = RewardModel(folder).score_batch([case("Is it?", answer) for answer in answers])
     transcriber = Transcriber(load_tokenizer(folder), last_turn_only=True, may_cut=True)
 
