@@ -48,7 +48,7 @@ def some_words(rng: Random) -> list[str]:
 
 def sentence(rng: Random) -> str:
     """A line of 1 to 7 words, some with a capital."""
-    return " ".join(rng.choice((str, str.capitalize, str.upper))(rng.choice(WORDS)) for _ in range(rng.randint(1, 7)))
+    return " ".join(rng.choice((str.lower, str.capitalize, str.upper))(rng.choice(WORDS)) for _ in range(rng.randint(1, 7)))
 
 
 def letters(rng: Random, alphabet: str = "aabbcde") -> str:
