@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification
 
 from posttrain.algorithms.losses import LossTokens, bradley_terry, chosen_above_rejected
-from posttrain.algorithms.reward_model_recipe import pair_of
-from posttrain.config import TaskConfig
+from posttrain.algorithms.reward_model import RewardModelConfig
+from posttrain.algorithms.reward_model_recipe import RewardModelRecipe, pair_of
+from posttrain.config import Config, ModelConfig, RunConfig, TaskConfig, TrainConfig, validate
 from posttrain.data.pairs import load_pairs
 from posttrain.errors import UserError
 from posttrain.model import AnswerScorer, load_reward_model, load_tokenizer, reward_padding, stream_tensors
@@ -178,6 +179,33 @@ def test_every_form_of_a_pair_is_the_same_pair(tmp_path, row):
 def test_a_row_that_is_no_pair_is_named(tmp_path, row, expected):
     pairs, (problem,) = load(tmp_path, row)
     assert not pairs and "pairs.jsonl line 1" in problem and expected in problem
+
+
+def test_a_recipe_names_bad_and_long_pairs_once_and_holds_prompts_out_together(tmp_path, monkeypatch, tiny_path):
+    monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "cache"))
+    rows = [{"prompt": f"{i // 2}?", "chosen": f"yes {i}", "rejected": f"no, {i}" * (1 + i % 5)} for i in range(40)]
+    rows += [{"prompt": "?", "chosen": "a", "rejected": "a"}, {"prompt": "?", "chosen": "a", "rejected": "long " * 1000}]
+    rows += [{"prompt": "?", "chosen": "<think>a</think>", "rejected": "<think>b</think> a"}]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    algo = RewardModelConfig(bad_rows="skip", overlong="drop", epochs=1.0, rows_per_step=4)
+    config = Config(
+        run=RunConfig(dir="x"),
+        model=ModelConfig(path=tiny_path, dtype="float32", context_tokens=512),
+        task=TaskConfig(name="pairs", source="file", path=str(path), heldout_fraction=0.3),
+        algo=algo,
+        train=TrainConfig(microbatch_tokens=100),
+    )
+    validate(config)
+    recipe = RewardModelRecipe.prepare(config, algo)
+    assert [line.partition("pairs.jsonl ")[2][:7] for line in recipe.remarks] == ["line 41", "line 43", "line 42"]
+    task = recipe.tasks["pairs"]
+    usable = [row for row in (*task.train, *task.heldout) if row < 40]
+    assert sorted(usable) == [*range(40)] and not {row // 2 for row in task.train} & {row // 2 for row in task.heldout}
+    for batches in [*(recipe.batches(step)[0] for step in range(recipe.num_steps)), recipe.heldout()["pairs"]]:
+        assert sum(batch.loss_weights.sum() for batch in batches) == pytest.approx(1.0, abs=1e-5)
+        ends = [batch.token_ids[batch.loss_weights != 0] for batch in batches]
+        assert {int(token) for own in ends for token in own} == {load_tokenizer(tiny_path).eos_token_id}
 
 
 def test_padding_is_a_token_that_no_conversation_holds(tiny_path):
