@@ -140,6 +140,26 @@ def negative_logprob(tokens: LossTokens) -> Tensor:
     return -tokens.policy_logprobs_N
 
 
+def bradley_terry(tokens: LossTokens) -> Tensor:
+    """The Bradley-Terry loss of preference pairs (WorldPM, arXiv 2505.10527): -log sigmoid(score chosen - score rejected).
+
+    The N = 2 P positions are the ends of P pairs' answers, two and two as `packing.pack_pairs` has them; policy_logprobs_N
+    are a reward model's scores, advantages_N say which answer was chosen (1) and which rejected (-1). Both ends of a pair get
+    its loss; the weights make the sum the mean over pairs. The property that its test pins: value and gradient equal the
+    formula in float64.
+    """
+    return -torch.nn.functional.logsigmoid(_margins(tokens)).repeat_interleave(2)
+
+
+def chosen_above_rejected(tokens: LossTokens) -> Tensor:
+    """1 at both ends of a pair whose chosen answer scores higher, else 0: under the weights, accuracy. A tie is 0."""
+    return (_margins(tokens) > 0).to(tokens.policy_logprobs_N).repeat_interleave(2)
+
+
+def _margins(tokens: LossTokens) -> Tensor:
+    return (tokens.policy_logprobs_N * tokens.advantages_N).view(-1, 2).sum(-1)
+
+
 def kl_to_reference(tokens: LossTokens) -> Tensor:
     """The estimator k3 of KL(policy || reference): exp(d) - d - 1 with d = ref - policy, shape (N,), never negative.
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from posttrain.algorithms.losses import Objective
 from posttrain.checkpoint import CheckpointStore
@@ -30,9 +30,10 @@ class Recipe(Protocol):
     """What a supervised run trains on.
 
     counts: metrics of the first row. remarks: one line about each row of the data that is not used as it is. data_key:
-    follows from the data; a run is continued with the same data only.
+    follows from the data; a run is continued with the same data only. is_reward_model: whether the model scores answers.
     """
 
+    is_reward_model: ClassVar[bool]
     model_path: str
     counts: Row
     remarks: list[str]
@@ -48,11 +49,14 @@ class Recipe(Protocol):
     def objective(self) -> Objective:
         """The loss of a token; picklable."""
 
+    def measures(self) -> Mapping[str, Objective]:
+        """What is told of held-out batches, as eval/<task>/<name>; `loss` is one of them."""
+
     def batches(self, step: int) -> tuple[list[Batch], Row]:
         """The micro-batches of optimizer step `step`, from 0, and metrics about them, `data/tokens` among them."""
 
     def heldout(self) -> Mapping[str, Sequence[Batch]]:
-        """For each metric eval/<name>/loss the batches that it is the loss of."""
+        """For each <name> of metrics eval/<name>/loss the batches that they speak of."""
 
     def plan(self) -> dict[str, str]:
         """Lines of the run's table."""
@@ -156,12 +160,14 @@ def optimize(run: Run) -> Row:
 
 
 def evaluate(run: Run) -> Row:
-    """The held-out loss of every part, and their mean, under the current weights."""
+    """The held-out measures of every part, and their means over the parts, under the current weights."""
     run.console.phase(f"step {run.step}: evaluating")
     started = time.monotonic()
-    losses = {name: run.learners.evaluate(batches, run.recipe.objective()) for name, batches in run.recipe.heldout().items()}
-    values: Row = {"eval/policy_version": run.step, "eval/loss": sum(losses.values()) / len(losses)}
-    values |= {f"eval/{name}/loss": loss for name, loss in losses.items()}
+    measures = run.recipe.measures()
+    found = {name: run.learners.evaluate(batches, measures) for name, batches in run.recipe.heldout().items()}
+    values: Row = {"eval/policy_version": run.step}
+    values |= {f"eval/{measure}": sum(own[measure] for own in found.values()) / len(found) for measure in measures}
+    values |= {f"eval/{name}/{measure}": own[measure] for name, own in found.items() for measure in measures}
     run.console.evaluation(f"held out, after step {run.step}", values)
     values["time/eval_s"] = time.monotonic() - started
     return values
@@ -216,6 +222,7 @@ def _plan(config: Config, recipe: Recipe, cluster: Cluster, folder: Path) -> dic
 def _learner_spec(config: Config, recipe: Recipe, threads: int) -> LearnerSpec:
     return LearnerSpec(
         model_path=recipe.model_path,
+        is_reward_model=recipe.is_reward_model,
         dtype=config.model.dtype,
         attention=config.model.attention,
         freeze=tuple(config.model.freeze),

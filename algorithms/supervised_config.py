@@ -7,8 +7,6 @@ from typing import ClassVar
 from posttrain.config import DRAWN, AlgoConfig, Config
 from posttrain.errors import UserError, nearest
 
-POLICIES = {"bad_rows": ("refuse", "skip"), "overlong": ("refuse", "drop", "split")}
-
 
 @dataclass
 class StageConfig:
@@ -28,6 +26,9 @@ class SupervisedConfig(AlgoConfig):
         *("train.prompts_per_step", "train.minibatches", "train.shared_prefix"),
     )
 
+    overlong_choices: ClassVar[tuple[str, ...]] = ("refuse", "drop", "split")
+    example_task: ClassVar[str] = "conversations"
+
     rows_per_step: int = 16  # rows in an optimizer step
     tokens_per_step: int = 0  # above 0: a step takes rows up to this many tokens instead
     epochs: float | None = None  # passes over as many rows as there are; null: train.steps optimizer steps
@@ -37,8 +38,8 @@ class SupervisedConfig(AlgoConfig):
 
     def validate(self) -> None:
         """Raises UserError: with the key, what was got and what was expected."""
-        for key, known in POLICIES.items():
-            self.check_choice(key, known)
+        self.check_choice("bad_rows", ("refuse", "skip"))
+        self.check_choice("overlong", self.overlong_choices)
         rules = {
             "rows_per_step": (self.rows_per_step > 0, "a number above 0"),
             "tokens_per_step": (self.tokens_per_step >= 0, "0 or more"),
@@ -64,7 +65,7 @@ class SupervisedConfig(AlgoConfig):
             if task.source in DRAWN:
                 raise UserError(
                     f"task {task.name} has source={task.source}: algo={self.name} learns from rows; "
-                    "expected task=conversations task.path=<file>, or a task with source=file or source=dataset"
+                    f"expected task={self.example_task} task.path=<file>, or a task with source=file or source=dataset"
                 )
 
 

@@ -4,7 +4,7 @@ Thin: each method says which actors are called with what, and puts their answers
 here; what is computed is in `posttrain.learner`, `posttrain.rollout.engine` and `posttrain.teacher`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,11 +49,12 @@ class Learners:
         calls = [self.cluster.call(member, "step", share, objective) for member, share in zip(self.members, shares, strict=True)]
         return LearnerStats.merge(self.cluster.wait(calls))
 
-    def evaluate(self, batches: Sequence[Batch], objective: Objective) -> float:
-        """The loss over micro-batches that make up the whole, without a step."""
+    def evaluate(self, batches: Sequence[Batch], measures: Mapping[str, Objective]) -> dict[str, float]:
+        """The sum of each measure, under the loss weights, over micro-batches that make up the whole; without a step."""
         shares = spread(batches, len(self.members))
-        calls = [self.cluster.call(member, "evaluate", share, objective) for member, share in zip(self.members, shares, strict=True)]
-        return float(sum(self.cluster.wait(calls)))
+        calls = [self.cluster.call(member, "evaluate", share, measures) for member, share in zip(self.members, shares, strict=True)]
+        totals = self.cluster.wait(calls)
+        return {name: float(sum(total[name] for total in totals)) for name in measures}
 
     def score_old(self, batches: Sequence[Batch], temperature: float) -> None:
         """Sets old_logprobs of every batch to the current model's log-probabilities."""

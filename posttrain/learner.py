@@ -9,7 +9,7 @@ rank 0. Shape suffixes: `_T` tokens of a stream, `_N` its trained tokens.
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from math import cos, pi
 from pathlib import Path
@@ -27,7 +27,7 @@ from posttrain.config import TrainConfig
 from posttrain.errors import RunError
 from posttrain.head import Teaching
 from posttrain.learner_spec import LearnerSpec
-from posttrain.model import TokenScorer, compile_layers, freeze, load_model, load_tokenizer, stream_tensors
+from posttrain.model import AnswerScorer, TokenScorer, compile_layers, freeze, load_model, load_reward_model, load_tokenizer, stream_tensors
 from posttrain.stats import LearnerStats, ScoredTokens
 from posttrain.teacher import TeacherScores
 from posttrain.teacher_head import TeacherHead
@@ -66,7 +66,8 @@ class Learner(Worker):
         deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo")
         self.advance()
         train = self.spec.train
-        self.model = load_model(self.spec.model_path, self.spec.dtype)
+        load = load_reward_model if self.spec.is_reward_model else load_model
+        self.model = load(self.spec.model_path, self.spec.dtype)
         freeze(self.model, self.spec.freeze)
         if train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
@@ -83,7 +84,7 @@ class Learner(Worker):
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, train))
         self.engine, *_ = deepspeed.initialize(
-            model=TokenScorer(self.model, train.head_chunk_mb),
+            model=AnswerScorer(self.model) if self.spec.is_reward_model else TokenScorer(self.model, train.head_chunk_mb),
             optimizer=optimizer,
             lr_scheduler=schedule,
             config=deepspeed_config(train, self.spec.dtype),
@@ -147,15 +148,17 @@ class Learner(Worker):
         self.advance()
         return stats
 
-    def evaluate(self, batches: Sequence[Batch], objective: Objective) -> float:
-        """The loss of this rank's micro-batches under the current weights; nothing changes."""
-        total = 0.0
+    def evaluate(self, batches: Sequence[Batch], measures: Mapping[str, Objective]) -> dict[str, float]:
+        """The sum of each measure over this rank's micro-batches under the current weights; nothing changes."""
+        totals = dict.fromkeys(measures, 0.0)
         with torch.no_grad(), self.computing():
             for batch in batches:
                 logprobs_N, _ = self._score(self.engine, batch, self.spec.temperature)
-                total += float((self._trained(batch, batch.loss_weights) * objective(self._loss_tokens(batch, logprobs_N))).sum())
+                tokens, weights_N = self._loss_tokens(batch, logprobs_N), self._trained(batch, batch.loss_weights)
+                for name, measure in measures.items():
+                    totals[name] += float((weights_N * measure(tokens)).sum())
                 self.advance()
-        return total
+        return totals
 
     def score(self, batches: Sequence[Batch], temperature: float, by_reference: bool = False) -> list[FloatArray]:
         """Log-probabilities of the trained tokens in stream order, one array a batch, under the current or the reference's weights."""
@@ -187,7 +190,10 @@ class Learner(Worker):
             if not self.rank:
                 state = {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
                 self.model.save_pretrained(str(Path(folder) / "hf"), state_dict=state)
-                load_tokenizer(self.spec.model_path).save_pretrained(str(Path(folder) / "hf"))
+                tokenizer = load_tokenizer(self.spec.model_path)
+                if self.spec.is_reward_model:
+                    tokenizer.pad_token_id = self.model.config.pad_token_id
+                tokenizer.save_pretrained(str(Path(folder) / "hf"))
         self.advance()
 
     def load(self, folder: str) -> None:

@@ -35,6 +35,7 @@ class LearnerSpec:
 
     model_path: str
     reference_path: str | None = None  # a frozen model that scores beside the trained one
+    is_reward_model: bool = False  # answers are scored by one number, and tokens are not predicted
     dtype: str
     attention: str = "auto"  # as in ModelConfig
     freeze: tuple[str, ...] = ()  # as in ModelConfig

@@ -1,7 +1,7 @@
-"""Models as the learner uses them: loading, and log-probabilities of chosen tokens.
+"""Models as the learner uses them: loading, and log-probabilities of chosen tokens, or a reward model's scores of answers.
 
-What lives here: Hugging Face models and tokenizers by path, and `TokenScorer`, which runs the body over a packed stream
-and the head over the trained positions only. What does not: the built-in models (`posttrain.builtin_models`), devices,
+What lives here: Hugging Face models and tokenizers by path, and `TokenScorer` and `AnswerScorer`, which run the body over a
+packed stream and the head over the trained positions only. What does not: the built-in models (`posttrain.builtin_models`), devices,
 optimizers, losses.
 
 Shape suffixes: `_T` tokens of a stream, `_N` its trained positions, `_H` hidden size, `_V` vocabulary.
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from posttrain import attention
 from posttrain.errors import UserError
@@ -77,6 +77,54 @@ def load_model(path: str, dtype: str) -> PreTrainedModel:
     """The causal language model at `path`, on the CPU, for packed streams: its forward pass wants a `layout`."""
     model: PreTrainedModel = _from_pretrained(AutoModelForCausalLM, path, dtype=DTYPES[dtype], attn_implementation=attention.register())
     return model
+
+
+def load_reward_model(path: str, dtype: str) -> PreTrainedModel:
+    """The model at `path` with a head that gives one score, on the CPU, for packed streams; a new head where it has none.
+
+    Its padding token is one that no conversation holds: transformers looks for an answer's end as the last token that is not
+    padding, and many chat models pad with the very token that ends an answer.
+    """
+    model: PreTrainedModel = _from_pretrained(
+        AutoModelForSequenceClassification,
+        path,
+        dtype=DTYPES[dtype],
+        attn_implementation=attention.register(),
+        num_labels=1,
+        pad_token_id=reward_padding(load_tokenizer(path)),
+    )
+    return model
+
+
+def reward_padding(tokenizer: Any) -> int:
+    """The id of a special token that conversations do not hold: the tokenizer's own padding where that is one.
+
+    Raises:
+        UserError: all of its special tokens are in use.
+    """
+    conversation = [{"role": "user", "content": "0"}, {"role": "assistant", "content": "0"}]
+    used = set(tokenizer.encode(tokenizer.apply_chat_template(conversation, tokenize=False), add_special_tokens=False))
+    special = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+    free = [index for index in (tokenizer.pad_token_id, *special) if index is not None and index not in used]
+    if not free:
+        raise UserError("the tokenizer has no special token to pad with: the chat template uses all of them")
+    return int(free[0])
+
+
+def load_scoring_model(path: str, key: str) -> PreTrainedModel:
+    """A trained reward model as transformers runs it, float32: one number a sequence, taken at its end. `key` names it for the user.
+
+    Raises:
+        UserError: nothing usable at `path`, or a model without such a head.
+    """
+    config = _from_pretrained(AutoConfig, path, key)
+    (*_, architecture) = config.architectures or ("unknown",)
+    if not architecture.endswith("ForSequenceClassification") or config.num_labels != 1:
+        raise UserError(
+            f"{key}={path} is a {architecture}, no reward model; expected a folder that algo=reward_model wrote, one score a text"
+        )
+    model: PreTrainedModel = _from_pretrained(AutoModelForSequenceClassification, path, key, dtype=torch.float32)
+    return model.eval().requires_grad_(False)
 
 
 def compile_layers(model: PreTrainedModel) -> None:
@@ -143,6 +191,42 @@ class TokenScorer(nn.Module):
 
     def hidden(self, token_ids_T: Tensor, position_ids_T: Tensor, layout: attention.Layout, predictors_N: Tensor) -> Tensor:
         """The last hidden states (N, H) that the trained positions are predicted from."""
-        outputs = self.model.base_model(input_ids=token_ids_T[None], position_ids=position_ids_T[None], layout=layout, use_cache=False)
-        hidden_NH: Tensor = outputs.last_hidden_state[0][predictors_N[1]]
-        return hidden_NH
+        return _body(self.model, token_ids_T, position_ids_T, layout)[predictors_N[1]]
+
+
+class AnswerScorer(nn.Module):
+    """Scores of the trained positions of one packed stream, each the end of an answer, by a reward model."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Wraps `model` without changing it."""
+        super().__init__()
+        self.model = model
+        self.head = ScalarHead(dict(model.named_children())["score"])
+
+    def forward(
+        self, token_ids_T: Tensor, position_ids_T: Tensor, layout: attention.Layout, predictors_N: Tensor, *_: object
+    ) -> tuple[Tensor, Tensor]:
+        """As `TokenScorer.forward`, with scores in place of log-probabilities, and their entropies, which are 0: nothing is chosen."""
+        scores_N: Tensor = self.head(_body(self.model, token_ids_T, position_ids_T, layout)[predictors_N[0]])
+        return scores_N, torch.zeros_like(scores_N)
+
+
+class ScalarHead(nn.Module):
+    """Shares the parameters of a linear layer with one output, and computes in float32."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        """`layer`: without bias, as transformers' models have it."""
+        super().__init__()
+        self.weight = layer.weight
+
+    def forward(self, hidden_NH: Tensor) -> Tensor:
+        """Scores (N,)."""
+        dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
+        return nn.functional.linear(hidden_NH.to(dtype), self.weight.to(dtype))[:, 0]
+
+
+def _body(model: PreTrainedModel, token_ids_T: Tensor, position_ids_T: Tensor, layout: attention.Layout) -> Tensor:
+    """The last hidden states of a stream, (T, H)."""
+    outputs = model.base_model(input_ids=token_ids_T[None], position_ids=position_ids_T[None], layout=layout, use_cache=False)
+    hidden_TH: Tensor = outputs.last_hidden_state[0]
+    return hidden_TH

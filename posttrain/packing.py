@@ -1,4 +1,4 @@
-"""Groups and documents to batches: the only place where token streams and loss weights are made.
+"""Groups, documents and pairs to batches: the only place where token streams and loss weights are made.
 
 Everything here is done once for a whole optimizer step, before the step is cut into micro-batches and spread over ranks,
 so that neither can change the result. Numpy only; what a batch becomes on a device is the learner's business.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.types import Batch, Document, Episode, FloatArray, Group, IntArray
+from posttrain.types import Batch, Document, Episode, FloatArray, Group, IntArray, Pair
 
 NORMALIZATIONS = ("sequence_mean", "token_mean", "sequence_sum", "constant")
 """How the tokens of an optimizer step are weighed; `loss_weights` says what each does."""
@@ -126,6 +126,33 @@ def pack_documents(documents: Sequence[Document], *, normalization: str, microba
         for document, weight in zip(documents, weights, strict=True)
     ]
     return [_stream(bin_) for bin_ in _fill(trees, microbatch_tokens)]
+
+
+def pack_pairs(pairs: Sequence[Pair], *, microbatch_tokens: int) -> list[Batch]:
+    """Packs the preference pairs of one optimizer step into micro-batches; a pair is never cut, whatever the budget.
+
+    Only the last token of each answer is trained: it is where a reward model gives its score. The two stand one after the
+    other in the stream, with advantage 1 for the chosen answer and -1 for the rejected one, and weigh 1 / (2 * pairs) each, so
+    that a loss that both ends of a pair are given is the mean over pairs.
+    """
+    trees = [
+        _Tree(
+            prompt_token_ids=pair.prompt_token_ids,
+            branches=[_scored(pair.chosen_token_ids, 1.0, len(pairs)), _scored(pair.rejected_token_ids, -1.0, len(pairs))],
+        )
+        for pair in pairs
+    ]
+    return [_stream(bin_) for bin_ in _fill(trees, microbatch_tokens)]
+
+
+def _scored(token_ids: IntArray, advantage: float, num_pairs: int) -> _Branch:
+    return _Branch(
+        token_ids=token_ids,
+        is_trained=np.arange(1, len(token_ids) + 1) // len(token_ids),
+        behavior_logprobs=np.zeros(len(token_ids), np.float32),
+        loss_weight=0.5 / num_pairs,
+        advantage=advantage,
+    )
 
 
 def empty_batch() -> Batch:

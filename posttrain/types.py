@@ -191,6 +191,18 @@ class Conversation:
 
 
 @dataclass(slots=True, kw_only=True)
+class Pair:
+    """A preference: two answers to one prompt as tokens, int64, each ending in the token that ends the answer.
+
+    prompt_token_ids: all that the two sequences begin with alike, at least one token.
+    """
+
+    prompt_token_ids: IntArray
+    chosen_token_ids: IntArray
+    rejected_token_ids: IntArray
+
+
+@dataclass(slots=True, kw_only=True)
 class Document:
     """A conversation, or a part of one, as tokens: token_ids int64 (T,), is_trained bool (T,), never true for the first.
 

@@ -18,7 +18,7 @@ from posttrain.data.conversations import THINK_BLOCK
 from posttrain.data.messages import shorten
 from posttrain.errors import UserError
 from posttrain.rollout.render import Renderer
-from posttrain.types import Conversation, Document, Message
+from posttrain.types import Conversation, Document, IntArray, Message
 
 _PROBE = "0"
 """Stands for a thought when the template is asked whether it takes thinking apart from the content."""
@@ -73,6 +73,18 @@ class Transcriber:
         if len(chains) > 1 and not self.may_cut:
             raise UserError(f"{conversation.where}: the chat template changes earlier messages when later ones follow")
         return [self._document(chain) for chain in chains]
+
+    def answered(self, where: str, messages: Sequence[Message], answer: str) -> IntArray:
+        """A prompt and any answer without thinking, up to the token that ends it, as `documents` has them; an empty one too.
+
+        Raises:
+            UserError: the template refuses the prompt.
+        """
+        prompt = [_thinking_apart(message) for message in messages] if self.takes_thinking_apart else list(messages)
+        probed = [*prompt, {"role": "assistant", "content": _PROBE}]
+        turn = self._turn(Conversation(where=where, digest=b"", messages=probed), probed)
+        opening, _, closing = turn.said.partition(_PROBE)
+        return np.concatenate([self.renderer.encode(turn.before), self.renderer.encode(opening + answer + closing)])
 
     def _turn(self, conversation: Conversation, messages: Sequence[Message]) -> _Turn:
         """The last of `messages`."""

@@ -48,12 +48,12 @@ def _conversation(task: TaskConfig, where: str, raw: RawRow) -> tuple[Conversati
     row = fields_of(where, raw)
     _check_columns(where, row)
     folder = Path(task.path or "").expanduser()
-    checked = check_messages(where, _from_json(where, row["messages"]))
+    checked = check_messages(where, from_json(where, row["messages"]))
     with_parts, images = take_images(where, checked, folder if folder.is_dir() else folder.parent)
-    messages = [_think_inline(_plain(where, message)) for message in with_parts]
+    messages = [think_inline(plain(where, message)) for message in with_parts]
     if not any(message["role"] == "assistant" for message in messages):
         raise UserError(f"{where}: no message is the assistant's, so there is nothing to learn")
-    tools, thinking = _from_json(where, row.get("tools")), row.get("thinking")
+    tools, thinking = from_json(where, row.get("tools")), row.get("thinking")
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise UserError(f"{where}: `tools` is {shorten(tools)}, expected a list of schemas")
     if not isinstance(thinking, bool | None):
@@ -63,8 +63,11 @@ def _conversation(task: TaskConfig, where: str, raw: RawRow) -> tuple[Conversati
     return Conversation(where=where, digest=digest, messages=messages, tools=tools or None, images=images), thinking
 
 
-def _from_json(where: str, value: Any) -> Any:
-    """Parquet has one shape for a whole column; what has none is kept as JSON text."""
+def from_json(where: str, value: Any) -> Any:
+    """A value, or what its JSON text says: Parquet has one shape for a whole column, and what has none is kept as text.
+
+    Raises UserError: not JSON.
+    """
     if not isinstance(value, str):
         return value
     try:
@@ -73,8 +76,11 @@ def _from_json(where: str, value: Any) -> Any:
         raise UserError(f"{where}: got {shorten(value)}, expected a list or its JSON text") from error
 
 
-def _plain(where: str, message: Message) -> Message:
-    """Parts that are all text become one text, which templates of text models want; those with images stay parts."""
+def plain(where: str, message: Message) -> Message:
+    """Parts that are all text become one text, which templates of text models want; those with images stay parts.
+
+    Raises UserError: a part is neither.
+    """
     if isinstance(message["content"], str):
         return message
     if other := [part["type"] for part in message["content"] if part["type"] not in ("text", "image")]:
@@ -84,7 +90,7 @@ def _plain(where: str, message: Message) -> Message:
     return {**message, "content": "".join(part.get("text", "") for part in message["content"])}
 
 
-def _think_inline(message: Message) -> Message:
+def think_inline(message: Message) -> Message:
     """`reasoning_content` becomes a <think> block before the content: one form, whatever the chat template looks for."""
     if message["role"] != "assistant" or not message.get("reasoning_content"):
         return message
@@ -102,7 +108,7 @@ def _choose_thinking(rows: list[tuple[Conversation, bool | None]], share: float)
     stripped = {index for _, index in undecided[round(share * len(undecided)) :]}
     for index, (conversation, own) in enumerate(with_blocks):
         if own is False or index in stripped:
-            conversation.messages = [_without_thinking(message) for message in conversation.messages]
+            conversation.messages = [without_thinking(message) for message in conversation.messages]
 
 
 def has_thinking(message: Message) -> bool:
@@ -110,5 +116,6 @@ def has_thinking(message: Message) -> bool:
     return message["role"] == "assistant" and isinstance(message["content"], str) and bool(THINK_BLOCK.match(message["content"]))
 
 
-def _without_thinking(message: Message) -> Message:
+def without_thinking(message: Message) -> Message:
+    """The message without the <think> block that it begins with."""
     return {**message, "content": THINK_BLOCK.sub("", message["content"])} if has_thinking(message) else message

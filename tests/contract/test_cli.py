@@ -101,6 +101,8 @@ ONE_LINE = {
     "algo=sft": "task arithmetic has source=reasoning_gym: algo=sft learns from rows; expected task=conversations",
     "algo=sft task=conversations": "task.path=null: expected a .jsonl or .parquet file",
     "algo=sft task=conversations task.path=x.jsonl task.thinking=2": "task.thinking=2.0: expected a share from 0 to 1",
+    "algo=reward_model task=preferences task.path=x.jsonl algo.overlong=split": "algo.overlong=split: unknown; known: drop, refuse",
+    "algo=reward_model": "task arithmetic has source=reasoning_gym: algo=reward_model learns from rows; expected task=preferences",
     "algo=sft rollout.max_turns=2": "rollout.max_turns: algo=sft does not use it",
     "algo=sft algo.overlong=drp": "algo.overlong=drp: unknown; did you mean drop?",
     "algo=sft algo.stages=3": "algo.stages=3: expected a list, each a mapping with max_tokens, epochs, shares",

@@ -20,7 +20,7 @@ def learn(tiny_path, folder, groups, ranks, stage, dtype="float32", steps=2, **o
             cluster, lambda n: LearnerSpec(model_path=tiny_path, dtype=dtype, train=train, temperature=1.0, seed=0, threads=n)
         )
         cluster.wait(learners.begin_start())
-        before = learners.evaluate(batches(groups, 0), SapoConfig().objective())
+        before = learners.evaluate(batches(groups, 0), {"loss": SapoConfig().objective()})["loss"]
         stats = [learners.step(batches(groups, step), SapoConfig().objective()) for step in range(steps)]
         weights = exported(learners)
         learners.save(str(folder / "checkpoint"))
