@@ -27,7 +27,7 @@ class DistillOnpolicyConfig(SapoConfig):
     teachers: dict[str, str] = field(default_factory=dict)  # task -> its own teacher; the other tasks have algo.teacher
     divergence: str = "reverse"  # KL(student || teacher); or forward, KL(teacher || student); or jsd, between them
     beta: float = 0.5  # jsd: the teacher's share of the mixture
-    support: str = "full"  # whole vocabulary; or topk of the teacher and the rest as one; or sampled, the token alone
+    support: str = "full"  # whole vocabulary; or topk, the teacher's and the rest as one; or sampled, the token
     top_k: int = 64  # topk: tokens that the teacher names
     task_weight: float = 0.0  # of SAPO's loss on the rewards, added to the divergence
 

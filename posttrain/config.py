@@ -49,7 +49,7 @@ class TaskConfig:
     family: str | None = None  # not for files: the family of problems, such as chain_sum or code_problems
     params: dict[str, Any] = field(default_factory=dict)  # not for files: the family's own parameters
     num_examples: int = 2000  # not for files: examples drawn; repeated questions are kept once
-    path: str | None = None  # file: .jsonl or .parquet, rows with `messages` (and `answer`); dataset: folder or hub name
+    path: str | None = None  # file: .jsonl or .parquet, of `messages` (and `answer`); dataset: folder or hub name
     heldout_fraction: float = 0.25  # share of the distinct prompts kept for evaluation, chosen by their content
     system_prompt: str | None = None  # put before each prompt; default: what the model's chat template does
     thinking: float = 1.0  # algo=sft: share of rows with <think> that keep it; a row's own `thinking` comes first
