@@ -95,7 +95,9 @@ class DistillationLoss:
 
     def __call__(self, tokens: LossTokens) -> Tensor:
         """The whole loss of each token, shape (N,)."""
-        loss_N = _divergences(tokens)
+        if tokens.divergences_N is None:
+            raise ValueError("distillation needs a teacher's scores, and the batch has none")
+        loss_N = tokens.divergences_N
         if self.importance is not None:
             loss_N = loss_N * self.importance(tokens)
         return loss_N if self.task is None else loss_N + self.task_weight * self.task(tokens)
@@ -110,11 +112,3 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     """The sum of products over the last axis."""
     total: Tensor = torch.linalg.vecdot(a, b)
     return total
-
-
-def _divergences(tokens: LossTokens) -> Tensor:
-    if tokens.divergences_N is not None:
-        return tokens.divergences_N
-    if len(tokens.policy_logprobs_N):
-        raise ValueError("distillation needs a teacher's scores, and the batch has none")
-    return 0 * tokens.policy_logprobs_N  # a rank that was filled up with an empty batch

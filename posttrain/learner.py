@@ -30,7 +30,7 @@ from posttrain.learner_spec import LearnerSpec
 from posttrain.model import AnswerScorer, TokenScorer, compile_layers, freeze, load_model, load_reward_model, load_tokenizer, stream_tensors
 from posttrain.stats import LearnerStats, ScoredTokens
 from posttrain.teacher import TeacherScores
-from posttrain.teacher_head import TeacherHead
+from posttrain.teacher_head import SampledTeaching, TeacherHead
 from posttrain.types import Batch, FloatArray
 from posttrain.weights import WeightsManifest, WeightsPayload, fingerprints, send
 from posttrain.worker import Worker
@@ -225,12 +225,20 @@ class Learner(Worker):
         return fingerprints(sent)
 
     def _teaching(self, batch: Batch) -> Teaching | None:
-        """What the batch's teacher says, fetched from the object store."""
+        """What the batch's teacher says, fetched from the object store.
+
+        An empty batch that a rank was filled up with has a word on no tokens: under ZeRO 3 every rank has to go backward through
+        as many outputs as the others.
+        """
         chosen = self.spec.distillation
-        if batch.teacher_scores is None or chosen is None:
+        if chosen is None:
             return None
+        divergence = Divergence(chosen.kind, chosen.beta)
+        if batch.teacher_scores is None:
+            assert not batch.loss_weights.any(), "a batch came without its teacher's scores"
+            return SampledTeaching(divergence, self._trained(batch, batch.behavior_logprobs))
         scores: TeacherScores = ray.get(batch.teacher_scores)
-        return scores.teaching(Divergence(chosen.kind, chosen.beta), self.teacher_heads.get(batch.teacher), self.device)
+        return scores.teaching(divergence, self.teacher_heads.get(batch.teacher), self.device)
 
     def _loss_tokens(self, batch: Batch, policy_logprobs_N: Tensor, divergences_N: Tensor | None = None) -> LossTokens:
         old_logprobs_N = policy_logprobs_N.detach() if batch.old_logprobs is None else self._trained(batch, batch.old_logprobs)
