@@ -13,6 +13,7 @@ from posttrain.builtin_models import cache_folder
 from posttrain.config import TaskConfig
 from posttrain.data.pairs import load_pairs
 from posttrain.data.rendered import render_rows, tokenizer_digest
+from posttrain.model import reward_padding
 from posttrain.packing import pack_pairs
 from posttrain.rollout.transcript import Transcriber
 from posttrain.types import Batch, IntArray, Pair
@@ -29,6 +30,7 @@ class RewardModelRecipe(RowsRecipe):
     @classmethod
     def read(cls, task: TaskConfig, tokenizer: Any, algo: RewardModelConfig) -> ReadRows:
         """A task's pairs; the lengths of a row are those of both its documents."""
+        reward_padding(tokenizer)  # a tokenizer without one is told of before anything is started
         pairs, unreadable = load_pairs(task)
         conversations = [conversation for pair in pairs for conversation in pair]
         transcriber = Transcriber(tokenizer, last_turn_only=True, may_cut=True)
