@@ -27,8 +27,11 @@ def hydra_quoted(path: Path) -> str:
 
 
 def yaml_quoted(path: Path) -> str:
-    """A path as the value of an override of posttrain.curate: YAML takes JSON's strings."""
-    return text if _PLAIN.fullmatch(text := str(path)) else json.dumps(text, ensure_ascii=False)
+    """A path as the value of an override of posttrain.curate: YAML, which takes JSON's strings.
+
+    Absolute, because a relative one in a step's settings is relative to the recipe's folder.
+    """
+    return text if _PLAIN.fullmatch(text := str(path.absolute())) else json.dumps(text, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

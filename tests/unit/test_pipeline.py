@@ -174,15 +174,16 @@ def test_a_curation_depends_on_what_its_recipe_names(read, recipe):
 def test_a_judge_that_is_missing_is_told_before_anything_runs(read, recipe, monkeypatch):
     monkeypatch.delenv("POSTTRAIN_JUDGE_URL", raising=False)
     (recipe / "recipe.yaml").write_text("steps:\n- query_filter\n")
-    with pytest.raises(UserError, match="^stage clean: query_filter: .*POSTTRAIN_JUDGE_URL"):
+    with pytest.raises(UserError, match=r"^stage clean: query_filter: .*POSTTRAIN_JUDGE_URL"):
         check(read(CURATED.replace(", decontaminate.ngram_words=5", "")), compose)
 
 
-def test_a_curation_may_sample_from_a_stages_model(read, recipe):
+def test_a_curation_may_sample_from_a_stages_model(read, recipe, tmp_path):
     (recipe / "recipe.yaml").write_text("steps:\n- pass_rate: {model: builtin:tiny, rewards: {numeric: 1}}\n")
     given = CURATED.replace("decontaminate.ngram_words=5", '"pass_rate.model=${stage.taught.checkpoint}"')
     taught = given.replace("stages:", "stages:\n  - name: taught\n    run: [algo=sapo]")
-    assert check(read(taught), compose)["clean"].values["pass_rate.model"] == "from-stage/taught/checkpoint"
+    # Absolute: what is relative in a recipe is relative to its folder.
+    assert check(read(taught), compose)["clean"].values["pass_rate.model"] == str(tmp_path / "from-stage/taught/checkpoint")
 
 
 @pytest.mark.parametrize(
