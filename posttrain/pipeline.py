@@ -26,7 +26,7 @@ import yaml
 from posttrain.config import Config
 from posttrain.errors import UserError, nearest
 from posttrain.fingerprint import check_inputs
-from posttrain.pipeline_commands import COMMANDS, Settings
+from posttrain.pipeline_commands import COMMANDS, TO_BE_MADE, Settings
 
 CONFIGS = Path(__file__).parent / "configs"
 PRODUCTS = ("checkpoint", "dataset")
@@ -35,8 +35,6 @@ OF_THE_PIPELINE = ("run.dir", "run.resume")
 """Keys that the pipeline takes from the command line for itself."""
 TAKES = {"model.path": "checkpoint", "task.path": "dataset", "input": "dataset"}
 """The product that a key takes, where it takes one kind only."""
-TO_BE_MADE = Path("from-stage")
-"""Where the products of stages are taken to be before there are any."""
 
 _REFERENCE = re.compile(r"\$\{stage\.([^.}]*)\.([^}]*)\}")
 

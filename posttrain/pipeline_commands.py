@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config import Config
+from posttrain.curate.base import Bench
 from posttrain.curate.recipe import from_arguments
 from posttrain.rundir import flat
 
+TO_BE_MADE = Path("from-stage")
+"""Where the products of stages are taken to be before there are any."""
 _PLAIN = re.compile(r"[\w./~-]+")
 
 
@@ -24,8 +27,11 @@ def hydra_quoted(path: Path) -> str:
 
 
 def yaml_quoted(path: Path) -> str:
-    """A path as the value of an override of posttrain.curate: YAML takes JSON's strings."""
-    return text if _PLAIN.fullmatch(text := str(path)) else json.dumps(text, ensure_ascii=False)
+    """A path as the value of an override of posttrain.curate: YAML, which takes JSON's strings.
+
+    Absolute, because a relative one in a step's settings is relative to the recipe's folder.
+    """
+    return text if _PLAIN.fullmatch(text := str(path.absolute())) else json.dumps(text, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +80,7 @@ def settings_of_run(config: Config, unused: Mapping[str, str]) -> Settings:
 def settings_of_curation(overrides: Sequence[str]) -> Settings:
     """What is to be known of a stage of posttrain.curate.
 
-    Raises UserError: the recipe cannot be read, or one of its keys, steps or settings is wrong.
+    Raises UserError: the recipe cannot be read, one of its keys, steps or settings is wrong, or something lacks that a step needs.
     """
     recipe = from_arguments(overrides)
     keys = {**asdict(recipe.keys), "input": [str(path) for path in recipe.inputs.values()]}
@@ -83,6 +89,10 @@ def settings_of_curation(overrides: Sequence[str]) -> Settings:
     settings = flat({named.label: named.settings for named in recipe.steps})
     base = recipe.base.absolute()
     values = {**keys, "steps": labels, **{key: _placed(value, base) for key, value in settings.items()}}
+    bench = Bench(seed=recipe.keys.seed, folder=base, base=recipe.base)
+    for named in recipe.steps:
+        if f"{TO_BE_MADE}{os.sep}" not in str(named.settings):
+            values |= {f"{named.label} depends on {what}": found for what, found in named.depends_on(bench).items()}
     return Settings(what=f"curate: {', '.join(labels)}", values=values, makes=("dataset",))
 
 

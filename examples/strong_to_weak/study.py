@@ -116,13 +116,20 @@ def sapo_alone(place: Path, overrides: Sequence[str], budget: float) -> None:
     started = time.monotonic()
     while process.poll() is None and before + time.monotonic() - started < budget:
         time.sleep(0.5)
-        clock.write_text(str(before + time.monotonic() - started))
+        write(clock, before + time.monotonic() - started)
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
     code = process.wait()
     if code not in (0, 130):
         sys.exit(f"exit code {code}; the same command goes on after it is mended")
-    clock.write_text(str(max(budget, before + time.monotonic() - started)))
+    write(clock, max(budget, before + time.monotonic() - started))
+
+
+def write(path: Path, seconds: float) -> None:
+    """Whole or not at all."""
+    draft = path.with_name(f"{path.name}.draft")
+    draft.write_text(str(seconds))
+    draft.replace(path)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from posttrain import plugins
-from posttrain.curate.base import ENTRY_POINTS, Step
+from posttrain.curate.base import ENTRY_POINTS, Bench, Step
 from posttrain.errors import UserError, nearest
 
 
@@ -47,6 +47,16 @@ class Named:
     def settings(self) -> dict[str, Any]:
         """As plain data, defaults included."""
         return asdict(self.step)
+
+    def depends_on(self, bench: Bench) -> dict[str, str]:
+        """What the step's result follows from beside rows, settings and seed.
+
+        Raises UserError: with the step's name; a file that it lacks, or a judge.
+        """
+        try:
+            return self.step.depends_on(bench)
+        except UserError as error:
+            raise UserError(f"{self.label}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

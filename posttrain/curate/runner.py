@@ -39,7 +39,7 @@ def curate(recipe: Recipe, say: Callable[[str], None] = print) -> Curated:
     folder = recipe.base / Path(recipe.keys.output).expanduser()
     bench = Bench(seed=recipe.keys.seed, folder=folder / "work", base=recipe.base, say=say)
     # All of them before anything is done: a file that the last step lacks is told at once.
-    depends = [_depends(named, bench) for named in recipe.steps]
+    depends = [named.depends_on(bench) for named in recipe.steps]
     read = _read(recipe)
     curated = Curated(recipe=recipe, folder=folder, given=read.kept, kept=read.kept, steps=[])
     _add(curated, _report(READING, len(read.kept) + len(read.dropped), read), say)
@@ -77,11 +77,6 @@ def _naming(label: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{label}: {error}") from error
-
-
-def _depends(named: Named, bench: Bench) -> dict[str, str]:
-    with _naming(named.label):
-        return named.step.depends_on(bench)
 
 
 def _read(recipe: Recipe) -> Outcome:

@@ -166,7 +166,24 @@ def test_a_curation_depends_on_what_its_recipe_names(read, recipe):
     assert difference(before, fingerprint(settings_of_curation([*overrides, "seed=3"]).values)) == "seed is 3, was 0"
     (recipe / "held.jsonl").write_text('{"prompt": "What is 1 + 2?", "answer": 3}\n')
     after = fingerprint(settings_of_curation(overrides).values)
-    assert {key for key in before if before[key] != after[key]} == {"input", "decontaminate.against"}
+    assert {key for key in before if before[key] != after[key]} == {
+        *("input", "decontaminate.against", "decontaminate depends on held.jsonl"),
+    }
+
+
+def test_a_judge_that_is_missing_is_told_before_anything_runs(read, recipe, monkeypatch):
+    monkeypatch.delenv("POSTTRAIN_JUDGE_URL", raising=False)
+    (recipe / "recipe.yaml").write_text("steps:\n- query_filter\n")
+    with pytest.raises(UserError, match=r"^stage clean: query_filter: .*POSTTRAIN_JUDGE_URL"):
+        check(read(CURATED.replace(", decontaminate.ngram_words=5", "")), compose)
+
+
+def test_a_curation_may_sample_from_a_stages_model(read, recipe, tmp_path):
+    (recipe / "recipe.yaml").write_text("steps:\n- pass_rate: {model: builtin:tiny, rewards: {numeric: 1}}\n")
+    given = CURATED.replace("decontaminate.ngram_words=5", '"pass_rate.model=${stage.taught.checkpoint}"')
+    taught = given.replace("stages:", "stages:\n  - name: taught\n    run: [algo=sapo]")
+    # Absolute: what is relative in a recipe is relative to its folder.
+    assert check(read(taught), compose)["clean"].values["pass_rate.model"] == str(tmp_path / "from-stage/taught/checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +192,7 @@ def test_a_curation_depends_on_what_its_recipe_names(read, recipe):
         (["clean.normalize.x=1"], "stage clean: normalize.x=1: the recipe has no step normalize; did you mean normalise?"),
         (["clean.recipe=no.yaml"], "stage clean: recipe=no.yaml: cannot be read"),
         (["clean.decontaminate.ngram_words=0"], "stage clean: decontaminate: ngram_words=0: expected"),
-        (["clean.decontaminate.against=[gone.jsonl]"], "stage clean: decontaminate.against=gone.jsonl: there is no such file"),
+        (["clean.decontaminate.against=[gone.jsonl]"], "stage clean: decontaminate: against=gone.jsonl: there is no such file"),
         (["clean.input=gone.jsonl"], "stage clean: input=/"),
         (["clean.output=x"], "clean.output=x: output=x cannot stand here; each stage has a folder"),
         (["learn.eval.samples_per_prompt=2"], "stage learn: eval.samples_per_prompt: algo=sft does not use it; leave it out"),
