@@ -22,6 +22,8 @@ CHANGES_NOTHING = (
 Fingerprint = dict[str, Any]
 """Full key -> value, or the hash of what it names."""
 
+LONGEST_PATH = 4096
+"""Characters; a longer text is none."""
 _CHUNK = 1 << 22
 _FILES = (".jsonl", ".parquet", ".json", ".yaml", ".yml")
 _HASHED = "content "
@@ -36,7 +38,7 @@ def check_inputs(values: Mapping[str, Any]) -> None:
     """Raises UserError: a value that can only be a path names nothing. A plain name may be a hub's and passes."""
     single = [(key, one) for key, value in values.items() for one in (value if isinstance(value, list) else [value])]
     for key, value in single:
-        if key in CHANGES_NOTHING or not isinstance(value, str) or os.path.exists(os.path.expanduser(value)):
+        if key in CHANGES_NOTHING or not isinstance(value, str) or len(value) > LONGEST_PATH or os.path.exists(os.path.expanduser(value)):
             continue
         if value.startswith(("/", "./", "../", "~")) or ("\n" not in value and value.endswith(_FILES)):
             raise UserError(f"{key}={value}: there is no such file or folder")
