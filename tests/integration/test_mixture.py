@@ -18,7 +18,7 @@ def prompts(folder, step):
     return [(row["task"], row["prompt_id"]) for row in rows], rows
 
 
-def test_two_tasks_in_one_run_and_after_a_resume(start):
+def test_two_tasks_in_one_run(start):
     whole = start("whole", *MIX, "train.steps=2")
     assert whole.finish().code == 0, whole.err.read_text()
     for step in (1, 2):
@@ -33,6 +33,12 @@ def test_two_tasks_in_one_run_and_after_a_resume(start):
         assert row["reward/mean"] == pytest.approx(0.25 * row["reward/task/arithmetic"] + 0.75 * row["reward/task/differences"])
         assert row["rewards/scored"] == 64
         assert row["rewards/error"] == row["rewards/timeout"] == row["rewards/crash"] == 0
+
+
+@pytest.mark.slow
+def test_a_resumed_mixture_goes_on_with_the_same_prompts(start):
+    whole = start("whole", *MIX, "train.steps=2")
+    assert whole.finish().code == 0, whole.err.read_text()
     halved = start("halved", *MIX, "train.steps=1")
     assert halved.finish().code == 0, halved.err.read_text()
     resumed = start("halved", *MIX, "train.steps=2", "run.resume=true")

@@ -21,6 +21,7 @@ stages:
 """
 
 
+@pytest.mark.slow
 def test_a_pipeline_killed_in_a_stage_ends_as_if_it_had_not_been(launch, tmp_path):
     (tmp_path / "mine.yaml").write_text(PIPELINE)
     folder = tmp_path / "chain"
