@@ -32,7 +32,7 @@ def _writes_to(pid, suffix):
     [("engine_0", signal.SIGKILL, "died"), ("learner_0", signal.SIGSTOP, "made no progress")],
 )
 def test_a_lost_actor_ends_the_run_by_name(start, victim, signal_, words):
-    running = start("run", "train.steps=500", "cluster.deadline_s=60")
+    running = start("run", "train.steps=500", "cluster.deadline_s=45")
     assert running.wait_for(lambda: (running.folder / "metrics.jsonl").exists() and "step    2" in running.out.read_text())
     family = running.descendants()
     os.kill(actor_pid(running, victim), signal_)

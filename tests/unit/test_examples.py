@@ -37,7 +37,7 @@ def test_a_cold_start_learns_from_clean_rows_only(tmp_path):
     assert Counter((row["step"], row["reason"]) for row in dropped) == {(step, reason): 8 for reason, step in STEP_OF.items()}
     assert {row["row"]["planted"] for row in dropped if row["reason"] != "exact duplicate"} == STEP_OF.keys() - {"exact duplicate"}
     kept = lines(tmp_path / "curated/rows.jsonl")
-    assert len(kept) == len(rows) - len(dropped) and {row["planted"] for row in kept} <= {"", "exact duplicate"}
+    assert len(kept) == len(rows) - len(dropped) and {row.get("planted") for row in kept} <= {None, "exact duplicate"}
     questions = {row["messages"][0]["content"] for row in kept}
     assert len(questions) == len(kept) and not questions & {row["messages"][0]["content"] for row in heldout}
     table = (tmp_path / "curated/report.md").read_text().partition("## Steps\n\n")[2].partition("\n\n")[0]

@@ -98,6 +98,7 @@ def test_gradients_do_not_depend_on_how_the_step_is_cut(random_groups, model, ch
     assert relative(changed, reference) < 1e-5
 
 
+@pytest.mark.slow
 def test_compiled_layers_give_the_same_gradients(random_groups, model, tiny_path):
     compiled = load_model(tiny_path, "float32").train()
     compile_layers(compiled)

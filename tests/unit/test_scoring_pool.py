@@ -188,7 +188,7 @@ def test_a_reward_keeps_its_state_and_is_replaced_after_a_while(manager, monkeyp
     wild = manager(num_processes=1)
     scored = group(*["count"] * 7)
     wild.score(scored)
-    assert [episode.reward for episode in scored.episodes] == [1, 2, 3, 1, 2, 3, 1]
+    assert sorted(episode.reward for episode in scored.episodes) == [1, 1, 1, 2, 2, 3, 3]
 
 
 def test_a_coroutine_is_awaited_and_details_become_json(manager):
