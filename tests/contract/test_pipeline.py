@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,17 @@ def test_stages_feed_the_next_and_only_what_changed_runs_again(python, place: Pa
         "three: skipped",
     ]
     assert texts(place) == {"01-zero": "z", "02-one": "a", "03-two": "ax", "04-three": "axc", **kept}
+
+    # A finished stage whose checkpoint is gone is not finished.
+    shutil.rmtree(place / "runs/chain it/04-three/checkpoints")
+    mended = python(*COMMAND, RESUME)
+    assert re.findall(r"^stage \d/4 (\w+: \w+)", mended.stdout, re.MULTILINE) == [
+        "zero: skipped",
+        "one: skipped",
+        "two: skipped",
+        "three: resumes",
+    ]
+    assert texts(place)["04-three"] == "axc"
 
 
 def test_a_stage_killed_in_the_middle_is_resumed(place: Path, python) -> None:
