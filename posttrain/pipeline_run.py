@@ -113,13 +113,8 @@ def _do(work: Work, stage: Stage) -> Done:
 
 
 def _stage_folder(folder: Path, stage: Stage) -> Path:
-    """The stage's folder; one from when it stood at another place in the pipeline is renamed."""
-    mine = folder / f"{stage.number:02d}-{stage.name}"
-    for other in sorted(folder.glob(f"[0-9][0-9]-{stage.name}")):
-        if not mine.exists():
-            other.rename(mine)
-            _say(f"{other} is now {mine}, as the stage's place is")
-    return mine
+    """The stage's folder; it keeps the number of the place where it first ran, because configurations of other stages name it."""
+    return next(iter(sorted(folder.glob(f"[0-9][0-9]-{stage.name}"))), folder / f"{stage.number:02d}-{stage.name}")
 
 
 def _move_aside(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,7 +124,18 @@ def test_stages_feed_the_next_and_only_what_changed_runs_again(python, place: Pa
         "two: skipped",
         "three: skipped",
     ]
-    assert texts(place) == {"01-zero": "z", "02-one": "a", "03-two": "ax", "04-three": "axc", **kept}
+    assert texts(place) == {"01-zero": "z", "01-one": "a", "02-two": "ax", "03-three": "axc", **kept}
+
+    # A finished stage whose checkpoint is gone is not finished.
+    shutil.rmtree(place / "runs/chain it/03-three/checkpoints")
+    mended = python(*COMMAND, RESUME)
+    assert re.findall(r"^stage \d/4 (\w+: \w+)", mended.stdout, re.MULTILINE) == [
+        "zero: skipped",
+        "one: skipped",
+        "two: skipped",
+        "three: resumes",
+    ]
+    assert texts(place)["03-three"] == "axc" and mended.returncode == 0
 
 
 def test_a_stage_killed_in_the_middle_is_resumed(place: Path, python) -> None:
