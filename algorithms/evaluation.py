@@ -15,7 +15,6 @@ import numpy as np
 from posttrain.algorithms.evaluate import EvaluateConfig
 from posttrain.algorithms.policy_gradient import engine_spec
 from posttrain.algorithms.rollouts import Sampler, ci95, heldout_row, scored_outcomes
-from posttrain.builtin_models import resolve
 from posttrain.cluster import Cluster
 from posttrain.config import Config
 from posttrain.console import Console
@@ -39,8 +38,7 @@ def evaluate(config: Config, algo: EvaluateConfig) -> None:
     if read_rows(folder / "metrics.jsonl"):
         Console(0).say(f"{folder} holds this evaluation already")
         return
-    judge_path = None if config.rewards.judge_model is None else resolve(config.rewards.judge_model)
-    judge = JudgeService(judge_path, deadline_s=config.cluster.deadline_s)
+    judge = JudgeService(config.rewards.judge_model, deadline_s=config.cluster.deadline_s)
     inputs = prepare(replace(config, train=replace(config.train, prompts_per_step=1)))  # no batch of training prompts is needed
     logs = folder.absolute() / "logs"
     engines_only = replace(config.cluster, num_learners=0)

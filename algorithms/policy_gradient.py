@@ -18,7 +18,6 @@ import numpy as np
 from posttrain.algorithms.base import PolicyGradientConfig
 from posttrain.algorithms.corrections import kept_tokens
 from posttrain.algorithms.rollouts import RolloutBatch, Rollouts
-from posttrain.builtin_models import resolve
 from posttrain.checkpoint import CheckpointStore
 from posttrain.cluster import Cluster
 from posttrain.config import Config
@@ -61,8 +60,7 @@ def train(config: Config, algo: PolicyGradientConfig) -> None:
         UserError: something in the configuration, the data or the model cannot work; nothing was started or written.
         RunError: a part failed on the way.
     """
-    judge_path = None if config.rewards.judge_model is None else resolve(config.rewards.judge_model)
-    judge = JudgeService(judge_path, deadline_s=config.cluster.deadline_s)
+    judge = JudgeService(config.rewards.judge_model, deadline_s=config.cluster.deadline_s)
     inputs = prepare(config)
     teacher_inputs = prepare_teachers(config, inputs, algo.teacher_paths(inputs.tasks))
     folder = run_folder(config)

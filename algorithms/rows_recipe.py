@@ -14,12 +14,11 @@ import numpy as np
 from posttrain.algorithms.losses import Objective
 from posttrain.algorithms.stages import Stage, StepRows, plan_steps
 from posttrain.algorithms.supervised_config import StageConfig, SupervisedConfig
-from posttrain.builtin_models import resolve
 from posttrain.config import Config, TaskConfig
 from posttrain.data.messages import digest_of, is_heldout
 from posttrain.data.rendered import RenderedRows
 from posttrain.errors import UserError
-from posttrain.model import load_tokenizer, max_context_tokens
+from posttrain.inputs import prepare_model
 from posttrain.stats import Row
 from posttrain.types import Batch, IntArray
 
@@ -71,11 +70,7 @@ class RowsRecipe(ABC):
             UserError: whatever of model and data is missing or malformed, or a row that `algo.bad_rows` or
             `algo.overlong` refuses.
         """
-        model_path = resolve(config.model.path)
-        tokenizer = load_tokenizer(model_path)
-        longest = max_context_tokens(model_path)
-        if config.model.context_tokens > longest:
-            raise UserError(f"model.context_tokens={config.model.context_tokens}: {config.model.path} takes {longest} at most")
+        model_path, tokenizer = prepare_model(config)
         read = {task.name: cls.read(task, tokenizer, algo) for task in config.tasks}
         problems = [line for rows in read.values() for line in rows.problems]
         _settle(problems, algo.bad_rows, "cannot be used", "algo.bad_rows=skip leaves them out")

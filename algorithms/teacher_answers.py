@@ -20,6 +20,7 @@ from posttrain.config import Config
 from posttrain.console import Console
 from posttrain.episodes import write_episodes
 from posttrain.errors import RunError
+from posttrain.files import whole
 from posttrain.fleet import Engines
 from posttrain.inputs import prepare
 from posttrain.metrics import MetricsWriter
@@ -81,7 +82,8 @@ def sample(sampler: Sampler, algo: DistillOffpolicyConfig, folder: Path, batches
                     "time/reward_s": seconds["reward"],
                 }
             )
-            _write(_part(folder, number), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            with whole(_part(folder, number)) as draft:
+                draft.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
             counts = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in left_out.items())
             sampler.console.say(f"{label}: {len(rows)} of {sum(left_out.values(), len(rows))} answers kept; left out: {counts or 'none'}")
 
@@ -130,13 +132,6 @@ def join(folder: Path, num_batches: int) -> tuple[Path, int]:
     text = "".join(_part(folder, number).read_text() for number in range(num_batches))
     if not text:
         raise RunError(f"no answer was kept; the counts are in {folder / 'metrics.jsonl'}, every answer in {folder / 'episodes'}")
-    _write(folder / "dataset.jsonl", text)
+    with whole(folder / "dataset.jsonl") as draft:
+        draft.write_text(text)
     return folder / "dataset.jsonl", text.count("\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text(text)
-    draft.replace(path)

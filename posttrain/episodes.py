@@ -8,17 +8,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from posttrain.files import whole
 from posttrain.types import Episode, Group
 
 
 def write_episodes(folder: Path, step: int, groups: Sequence[Group]) -> Path:
     """Writes `episodes/step_000012.parquet`, one row an episode; whole or not at all."""
     path = folder / "episodes" / f"step_{step:06d}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
     rows = [_row(group, index, episode) for group in groups for index, episode in enumerate(group.episodes)]
-    pq.write_table(pa.Table.from_pylist(rows), draft)
-    draft.replace(path)
+    with whole(path) as draft:
+        pq.write_table(pa.Table.from_pylist(rows), draft)
     return path
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 from posttrain.builtin_models import resolve
 from posttrain.config import Config, TaskConfig
@@ -55,11 +56,7 @@ def prepare(config: Config) -> Inputs:
                 f"train.prompts_per_step={config.train.prompts_per_step}: "
                 f"{' and '.join(task.name for task in data)} has only {num_prompts} training prompts"
             )
-        model_path = resolve(config.model.path)
-        tokenizer = load_tokenizer(model_path)
-        longest = max_context_tokens(model_path)
-        if config.model.context_tokens > longest:
-            raise UserError(f"model.context_tokens={config.model.context_tokens}: {config.model.path} takes {longest} at most")
+        model_path, tokenizer = prepare_model(config)
         check_freeze(model_path, config.model.freeze)
         renderer = Renderer(tokenizer)
         tasks = {}
@@ -75,6 +72,19 @@ def prepare(config: Config) -> Inputs:
             canary=canary_token_ids(tokenizer),
             canary_tolerance=DEFAULT_TOLERANCE[config.model.dtype] if tolerance is None else tolerance,
         )
+
+
+def prepare_model(config: Config) -> tuple[str, Any]:
+    """The model's path as transformers and vLLM take it, and its tokenizer.
+
+    Raises:
+        UserError: nothing usable there, or it takes less than model.context_tokens.
+    """
+    model_path = resolve(config.model.path)
+    tokenizer, longest = load_tokenizer(model_path), max_context_tokens(model_path)
+    if config.model.context_tokens > longest:
+        raise UserError(f"model.context_tokens={config.model.context_tokens}: {config.model.path} takes {longest} at most")
+    return model_path, tokenizer
 
 
 def _check_lengths(rendered: Sequence[RenderedPrompt], config: Config) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from posttrain.builtin_models import resolve
 from posttrain.errors import RunError
 
 NAME = "judge"
@@ -35,8 +36,11 @@ class JudgeService:
     """The server's process; use as a context manager. Without a model it does nothing."""
 
     def __init__(self, model_path: str | None, *, deadline_s: float) -> None:
-        """Chooses a port and tells the scoring processes, which are started before the server is. model_path: a folder or hub name."""
-        self.model_path = model_path
+        """Chooses a port and tells the scoring processes, which are started before the server is.
+
+        model_path: a folder, hub name or builtin:<name>. Raises UserError: there is no such builtin model.
+        """
+        self.model_path = None if model_path is None else resolve(model_path, "rewards.judge_model")
         self.deadline_s = deadline_s
         self.log_path = Path(os.devnull)
         self._process: subprocess.Popen[bytes] | None = None

@@ -12,6 +12,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from posttrain.files import whole
 from posttrain.stats import Row
 
 
@@ -55,6 +56,5 @@ def read_rows(path: Path) -> list[Row]:
 
 def _keep_rows_up_to(path: Path, step: int) -> None:
     rows = [row for row in read_rows(path) if row["step"] <= step]
-    draft = path.with_suffix(".jsonl.draft")
-    draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    draft.replace(path)
+    with whole(path) as draft:
+        draft.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from posttrain.checkpoint import CheckpointStore
+from posttrain.files import whole
 from posttrain.fingerprint import Fingerprint
 from posttrain.metrics import read_rows
 from posttrain.pipeline import Stage
@@ -36,9 +37,8 @@ class Record:
 
     def write(self, folder: Path) -> None:
         """Saves it, whole or not at all."""
-        draft = folder / f"{RECORD}.draft"
-        draft.write_text(json.dumps(asdict(self), indent=1))
-        draft.replace(folder / RECORD)
+        with whole(folder / RECORD) as draft:
+            draft.write_text(json.dumps(asdict(self), indent=1))
 
 
 def read_record(folder: Path) -> Record | None:
@@ -89,9 +89,8 @@ def write_report(folder: Path, name: str, done: Sequence[Done]) -> Path:
         made = [f"Its {product} is {path}." for product, path in one.products.items()]
         lines += [" ".join([*made, f"Its folder is {one.folder}, where {LOG} holds what it printed."]), ""]
     path = folder / "report.md"
-    draft = path.with_suffix(".draft")
-    draft.write_text("\n".join(lines))
-    draft.replace(path)
+    with whole(path) as draft:
+        draft.write_text("\n".join(lines))
     return path
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from posttrain.errors import RunError, UserError
+from posttrain.files import whole
 from posttrain.fingerprint import Fingerprint, difference, fingerprint
 from posttrain.pipeline import Compose, Pipeline, Stage, check
 from posttrain.pipeline_commands import COMMANDS
@@ -73,10 +74,8 @@ def _open_folder(pipeline: Pipeline) -> Path:
         raise UserError(f"run.dir={folder} already holds a pipeline: set run.resume=true to continue it, or another run.dir")
     if (folder / "config.yaml").exists():
         raise UserError(f"run.dir={folder} already holds a run: give the pipeline another run.dir")
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f"{SAVED}.draft"
-    shutil.copyfile(pipeline.file, draft)
-    draft.replace(saved)
+    with whole(saved) as draft:
+        shutil.copyfile(pipeline.file, draft)
     return folder
 
 

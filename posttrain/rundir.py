@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from posttrain.config import Config
 from posttrain.errors import UserError
+from posttrain.files import whole
 
 RECORDED_VERSIONS = ("posttrain", "torch", "transformers", "ray", "deepspeed", "numpy")
 
@@ -45,9 +46,8 @@ def write_config(folder: Path, config: Config) -> None:
     """Makes the folder and saves the resolved configuration and the versions it ran with."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "versions.json").write_text(json.dumps(versions(), indent=1))
-    draft = folder / "config.yaml.draft"
-    draft.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
-    draft.replace(folder / "config.yaml")
+    with whole(folder / "config.yaml") as draft:
+        draft.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
 
 
 def versions() -> dict[str, str | None]:

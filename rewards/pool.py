@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
@@ -156,12 +156,14 @@ class ScoringProcess:
 class _Lane:
     """The processes of some rewards: num_slots episodes under way in all of them, `concurrency` in one."""
 
-    def __init__(self, names: Sequence[str], *, num_slots: int, concurrency: int, memory_gb: float) -> None:
+    def __init__(
+        self, names: Sequence[str], *, num_slots: int, concurrency: int, memory_gb: float, processes: Iterable[ScoringProcess] = ()
+    ) -> None:
         self.names = list(names)
         self.concurrency = concurrency
         self.memory_gb = memory_gb
         self._slots = threading.BoundedSemaphore(num_slots)
-        self._processes: list[ScoringProcess] = []
+        self._processes = [*processes]
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -178,11 +180,15 @@ class _Lane:
 
     def close(self) -> None:
         """Kills all processes."""
+        for process in self.hand_over():
+            process.close()
+
+    def hand_over(self) -> list[ScoringProcess]:
+        """Closes the lane, but for its processes, which are somebody else's from here on."""
         with self._lock:
             self._is_closed = True
             processes, self._processes = self._processes, []
-        for process in processes:
-            process.close()
+        return processes
 
     @contextlib.contextmanager
     def _process(self) -> Iterator[ScoringProcess]:
@@ -228,12 +234,12 @@ class ScoringPool:
         shared = [name for name in names if takes[name] > 1]
         if not shared:
             return
-        self._lanes.pop().close()
-        alone = [name for name in names if name not in shared]
+        alone, first = [name for name in names if name not in shared], self._lanes.pop()
         if alone:
+            first.close()
             self._lanes.append(_Lane(alone, num_slots=num_processes, concurrency=1, memory_gb=memory_gb))
-        concurrency = min(MAX_SHARED, *(takes[name] for name in shared))
-        self._lanes.append(_Lane(shared, num_slots=concurrency, concurrency=concurrency, memory_gb=memory_gb))
+        concurrency, kept = min(MAX_SHARED, *(takes[name] for name in shared)), first.hand_over()
+        self._lanes.append(_Lane(shared, num_slots=concurrency, concurrency=concurrency, memory_gb=memory_gb, processes=kept))
 
     def submit(self, prompt: Prompt, episode: Episode) -> "Future[dict[str, Judged]]":
         """Judges an episode as soon as a process is free."""

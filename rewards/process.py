@@ -48,10 +48,10 @@ def main(descriptor: int, memory_gb: float, names: list[str]) -> None:
     except UserError as error:
         connection.send(Failure("error", str(error), is_mistake=True))
         return
-    concurrency = {name: reward.concurrency for name, reward in zip(names, rewards, strict=True)}
-    connection.send(concurrency)
+    connection.send({name: reward.concurrency for name, reward in zip(names, rewards, strict=True)})
     desk = _Desk(connection, rewards)
-    threads = ThreadPoolExecutor(min(concurrency.values())) if min(concurrency.values()) > 1 else None
+    concurrency = min(reward.concurrency for reward in rewards)
+    threads = ThreadPoolExecutor(concurrency) if concurrency > 1 else None
     while True:
         try:
             number, prompt, episode = connection.recv()

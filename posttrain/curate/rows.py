@@ -7,7 +7,6 @@ what went in.
 Left out on purpose: what makes a row good or bad. Here only that is refused which no step could work on.
 """
 
-import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from posttrain.data.messages import ROLES
-from posttrain.data.rows import READERS, fields_of, file_rows
+from posttrain.data.messages import ROLES, digest_of, shorten
+from posttrain.data.rows import READERS, fields_of, file_rows, without_nulls
 from posttrain.errors import UserError, nearest
+from posttrain.files import whole
 from posttrain.rewards.judge import question_text
 from posttrain.types import Episode, Group, Message, Prompt, Turn
 
@@ -80,12 +80,12 @@ class Row:
     @property
     def content_hash(self) -> str:
         """Of what it asks and answers, white space and case included; 64 hexadecimal digits."""
-        return _digest({name: self.data[name] for name in CONTENT if name in self.data})
+        return digest_of({name: self.data[name] for name in CONTENT if name in self.data}).hex()
 
     @property
     def question_hash(self) -> str:
         """Of what it asks, images included."""
-        return _digest([self.question, self.data.get("images")])
+        return digest_of([self.question, self.data.get("images")]).hex()
 
     def having(self, **fields: Any) -> "Row":
         """The row with these fields added or replaced."""
@@ -161,13 +161,13 @@ def _checked(where: str, data: dict[str, Any]) -> dict[str, Any]:
     if ("messages" in data) == ("prompt" in data):
         raise UserError(f"{where}: expected one of `messages` and `prompt`; there is: {', '.join(sorted(data)) or 'nothing'}")
     if "prompt" in data and not isinstance(data["prompt"], str):
-        raise UserError(f"{where}: `prompt` is {_short(data['prompt'])}, expected a text")
+        raise UserError(f"{where}: `prompt` is {shorten(data['prompt'])}, expected a text")
     if "messages" in data:
         data["messages"] = _messages(where, data["messages"])
         if "response" in data and data["messages"][-1]["role"] == "assistant":
             raise UserError(f"{where}: the last message is the assistant's and there is a `response` too, expected one of them")
     if not isinstance(data.get("response", ""), str):
-        raise UserError(f"{where}: `response` is {_short(data['response'])}, expected a text")
+        raise UserError(f"{where}: `response` is {shorten(data['response'])}, expected a text")
     try:
         json.dumps(data)
     except TypeError as error:
@@ -177,7 +177,7 @@ def _checked(where: str, data: dict[str, Any]) -> dict[str, Any]:
 
 def _messages(where: str, messages: Any) -> list[Message]:
     if not isinstance(messages, list) or not messages:
-        raise UserError(f"{where}: `messages` is {_short(messages)}, expected a list of {{role, content}}")
+        raise UserError(f"{where}: `messages` is {shorten(messages)}, expected a list of {{role, content}}")
     checked = [_message(f"{where}: message {index}", message) for index, message in enumerate(messages)]
     if not any(message["role"] == "user" for message in checked):
         raise UserError(f"{where}: no message is the user's")
@@ -186,16 +186,15 @@ def _messages(where: str, messages: Any) -> list[Message]:
 
 def _message(where: str, fields: Any) -> Message:
     if not isinstance(fields, dict):
-        raise UserError(f"{where} is {_short(fields)}, expected {{role, content}}")
-    # Parquet gives every struct of a column the same fields.
-    message = {name: value for name, value in fields.items() if value is not None}
+        raise UserError(f"{where} is {shorten(fields)}, expected {{role, content}}")
+    message = without_nulls(fields)
     role, content = message.get("role"), message.get("content", "")
     if role not in ROLES:
-        raise UserError(f"{where} has role {_short(role)}; {nearest(str(role), ROLES)}")
+        raise UserError(f"{where} has role {shorten(role)}; {nearest(str(role), ROLES)}")
     if isinstance(content, list) and all(_is_part(part) for part in content):
-        return {**message, "content": [{name: value for name, value in part.items() if value is not None} for part in content]}
+        return {**message, "content": [without_nulls(part) for part in content]}
     if not isinstance(content, str):
-        raise UserError(f"{where} has content {_short(content)}, expected a text or a list of typed parts")
+        raise UserError(f"{where} has content {shorten(content)}, expected a text or a list of typed parts")
     return message
 
 
@@ -229,11 +228,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _write(path: Path, pieces: Iterable[str]) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    with draft.open("w", encoding="utf-8") as file:
+    with whole(path) as draft, draft.open("w", encoding="utf-8") as file:
         file.writelines(pieces)
-    draft.replace(path)
 
 
 def write_parquet(path: Path, rows: Sequence[Row]) -> None:
@@ -245,9 +241,8 @@ def write_parquet(path: Path, rows: Sequence[Row]) -> None:
         table = pa.Table.from_pylist([row.data for row in rows])
     except pa.ArrowException as error:
         raise UserError(f"format=parquet: the rows do not fit a table ({' '.join(str(error).split())}); use format=jsonl") from error
-    draft = path.with_name(f".{path.name}.draft")
-    pq.write_table(table, draft)
-    draft.replace(path)
+    with whole(path) as draft:
+        pq.write_table(table, draft)
 
 
 def _is_sendable(text: str) -> bool:
@@ -256,12 +251,3 @@ def _is_sendable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

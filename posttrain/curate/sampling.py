@@ -27,6 +27,7 @@ from posttrain.curate.base import Bench, Drop, Outcome, Step, require, sift
 from posttrain.curate.rows import Row
 from posttrain.curate.scores import fingerprints
 from posttrain.errors import RunError
+from posttrain.files import whole
 from posttrain.rewards.manager import RewardManager
 from posttrain.rewards.process import ENTRY_POINTS as REWARDS
 from posttrain.types import Group, Message, RenderedPrompt
@@ -190,10 +191,8 @@ class _Sampler:
             self._start()
         groups = self._sample(prompts, np.random.SeedSequence([self.bench.seed, number]).generate_state(1)[0])
         counts = [self.settings.count(group) for group in groups]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps([asdict(one) for one in counts]))
-        draft.replace(path)
+        with whole(path) as draft:
+            draft.write_text(json.dumps([asdict(one) for one in counts]))
         return counts
 
     def _key(self, prompts: Sequence[RenderedPrompt]) -> str:

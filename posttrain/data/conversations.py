@@ -13,7 +13,7 @@ from typing import Any
 from posttrain.config import TaskConfig
 from posttrain.data.images import take_images
 from posttrain.data.messages import check_messages, digest_of, shorten, with_system_prompt
-from posttrain.data.rows import RawRow, fields_of, raw_rows
+from posttrain.data.rows import RawRow, fields_of, usable_rows
 from posttrain.errors import UserError
 from posttrain.types import Conversation, Message
 
@@ -26,13 +26,7 @@ def load_conversations(task: TaskConfig) -> tuple[list[Conversation], list[str]]
 
     Raises UserError: there is no such file or dataset, or reading it cannot go on.
     """
-    usable: list[tuple[Conversation, bool | None]] = []
-    problems: list[str] = []
-    for where, raw in raw_rows(task, COLUMNS, _check_columns):
-        try:
-            usable.append(_conversation(task, where, raw))
-        except UserError as error:
-            problems.append(str(error))
+    usable, problems = usable_rows(task, COLUMNS, _check_columns, _conversation)
     _choose_thinking(usable, task.thinking)
     return [conversation for conversation, _ in usable], problems
 

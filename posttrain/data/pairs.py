@@ -11,7 +11,7 @@ from typing import Any
 from posttrain.config import TaskConfig
 from posttrain.data.conversations import from_json, plain, think_inline, without_thinking
 from posttrain.data.messages import check_messages, digest_of, shorten, with_system_prompt
-from posttrain.data.rows import RawRow, fields_of, raw_rows
+from posttrain.data.rows import RawRow, fields_of, usable_rows
 from posttrain.errors import UserError
 from posttrain.types import Conversation, Message
 
@@ -25,14 +25,7 @@ def load_pairs(task: TaskConfig) -> tuple[list[tuple[Conversation, Conversation]
 
     Raises UserError: there is no such file or dataset, or reading it cannot go on.
     """
-    usable: list[tuple[Conversation, Conversation]] = []
-    problems: list[str] = []
-    for where, raw in raw_rows(task, COLUMNS, _check_columns):
-        try:
-            usable.append(_pair(task, where, raw))
-        except UserError as error:
-            problems.append(str(error))
-    return usable, problems
+    return usable_rows(task, COLUMNS, _check_columns, _pair)
 
 
 def _check_columns(where: str, names: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ A row comes raw, so that whoever reads it may go on after one that is broken. Le
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +15,7 @@ from posttrain.config import TaskConfig
 from posttrain.data.hub import dataset_rows
 from posttrain.errors import UserError
 
+T = TypeVar("T")
 RawRow = bytes | dict[str, Any]
 ColumnCheck = Callable[[str, Iterable[str]], None]
 """(where, names): raises UserError if these are not the columns that are needed."""
@@ -31,6 +32,22 @@ def raw_rows(task: TaskConfig, columns: Collection[str], check: ColumnCheck) -> 
         yield row
     if is_empty:
         raise UserError(f"task.path={task.path}: the {task.source} holds no rows")
+
+
+def usable_rows(
+    task: TaskConfig, columns: Collection[str], check: ColumnCheck, read: Callable[[TaskConfig, str, RawRow], T]
+) -> tuple[list[T], list[str]]:
+    """What `read` makes of each row, in the order of the source, and one line about each that it refuses by a UserError.
+
+    Raises UserError: there is no such file or dataset, or reading it cannot go on.
+    """
+    usable, problems = [], []
+    for where, raw in raw_rows(task, columns, check):
+        try:
+            usable.append(read(task, where, raw))
+        except UserError as error:
+            problems.append(str(error))
+    return usable, problems
 
 
 def file_rows(path: Path) -> Iterator[tuple[str, RawRow]]:
