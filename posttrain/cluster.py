@@ -305,7 +305,7 @@ def _on_node(function: Any, info: WorkerInfo) -> Any:
 
 def _local_placements(config: ClusterConfig) -> tuple[Placement, Placement]:
     """Engines, learners and teachers take turns, so each kind may use all cores of this machine."""
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
     engine_cpus = config.engine_cpus or max(1, cores // max(1, config.num_engines))
     learner_cpus = config.learner_cpus or max(1, cores // max(1, config.num_learners))
     return (

@@ -8,7 +8,9 @@ They are plain records; what they mean to a reward, an engine or a learner is th
     episode 1      turn 0 wrote [23 2] and was done
 """
 
+import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -24,12 +26,30 @@ StopReason = Literal["stop", "length"]
 Status = Literal["complete", "truncated", "turn_limit", "failed"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncodedImage:
+    """A picture as a file's bytes (PNG, or whatever the data held), with its size in original pixels.
+
+    Everything that passes a picture on passes this on, so that the pixels are decoded where they are needed and nowhere else.
+    """
+
+    data: bytes = field(repr=False)
+    width: int
+    height: int
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the bytes, in hexadecimal: what names the picture in caches and in the run folder."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
 @dataclass(slots=True, kw_only=True)
 class Prompt:
     """What an episode starts from.
 
     In the example: id "arithmetic/17", task "arithmetic", messages [{"role": "user", "content": "2 + 3 ="}], reference "5".
     `reference` is all that a rule reward may compare with; `metadata` is carried through to rewards and episode files.
+    images: one for each `{"type": "image"}` part of the messages, in their order.
     """
 
     id: str
@@ -37,6 +57,7 @@ class Prompt:
     messages: list[Message]
     reference: Any
     metadata: dict[str, Any] = field(default_factory=dict)
+    images: list[EncodedImage] = field(default_factory=list)
 
 
 # A prompt and its tokens by the model's chat template.
@@ -53,6 +74,7 @@ class Turn:
     token_ids: int64, as sampled, the stop token included where one was sampled; never decoded and encoded again.
     logprobs: float32, one a token: log-probability under the distribution that was sampled from, in the engine.
     policy_version: the number of optimizer steps behind the weights that wrote this turn.
+    observation_token_ids, observation_images: one image placeholder token for each image, as the engine takes them.
     """
 
     token_ids: IntArray
@@ -63,6 +85,7 @@ class Turn:
     tool_call: dict[str, Any] | None = None
     observation: str | None = None
     observation_token_ids: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    observation_images: list[EncodedImage] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
