@@ -1,5 +1,14 @@
 """Fixtures of all tests."""
 
+# ruff: noqa: E402
+import os
+
+# Before anything counts cores: tests that run beside each other have a core each, or their threads wait for one another.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(WORKER.removeprefix("gw")) % len(cores)]})
+
 import numpy as np
 import pytest
 from hypothesis import settings

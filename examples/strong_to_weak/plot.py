@@ -20,7 +20,12 @@ from posttrain.stats import Row
 T_95 = {2: 12.706, 3: 4.303}
 """Student's t: the 95 % interval of a mean over so many seeds is this many standard errors each way."""
 TASKS = ("arithmetic", "differences")
-MODELS = {"teacher": "teacher/02-teacher", "student, distilled": "distilled/05-distilled", "student, SAPO alone": "alone_measured"}
+MODELS = {
+    "teacher": "../teacher/02-teacher",
+    "student, distilled": "distilled/05-distilled",
+    "student, SAPO after imitation": "after_measured",
+    "student, SAPO alone": "alone_measured",
+}
 METRICS = ("pass@1", "pass@16")
 Curve = list[tuple[float, float]]
 """(minutes since the student began to learn, mean held-out reward of the tasks)."""
@@ -29,7 +34,7 @@ Curve = list[tuple[float, float]]
 def main(root: Path) -> None:
     """Reads the runs that there are."""
     here = Path(__file__).parent
-    places = [place for seed in SEEDS if read_rows((place := root / f"seed_{seed}") / "alone_measured/metrics.jsonl")]
+    places = [place for seed in SEEDS if read_rows((place := root / f"seed_{seed}") / "after_measured/metrics.jsonl")]
     if not places:
         sys.exit(f"{root}: no seed is finished; study.py runs them")
     results = [
@@ -69,11 +74,14 @@ def interval(values: list[float]) -> str:
 
 
 def curves_of(place: Path) -> dict[str, Curve]:
-    """A seed's two curves. The distilled one begins after imitation: held-out rewards of it are measured from there on."""
+    """A seed's curves. Those that follow imitation begin there: held-out rewards are measured from there on."""
     before_s = sum(stage_s(place, name) for name in LEARNING[:-1])
     [follow] = (place / "distilled").glob("[0-9][0-9]-follow")
-    distilled = curve(read_rows(follow / "metrics.jsonl"), before_s, stage_s(place, "follow"))
-    return {"distilled": distilled, "SAPO alone": curve(read_rows(place / "alone/metrics.jsonl"), 0.0, budget_s(place))}
+    return {
+        "distilled": curve(read_rows(follow / "metrics.jsonl"), before_s, stage_s(place, "follow")),
+        "SAPO after imitation": curve(read_rows(place / "after/metrics.jsonl"), before_s, stage_s(place, "follow")),
+        "SAPO alone": curve(read_rows(place / "alone/metrics.jsonl"), 0.0, budget_s(place)),
+    }
 
 
 def curve(rows: list[Row], start_s: float, run_s: float) -> Curve:
@@ -111,7 +119,7 @@ def write_csv(path: Path, names: tuple[str, ...], rows: list[tuple]) -> None:
 
 def draw(path: Path, curves: dict[tuple[str, str], Curve]) -> None:
     """One line a seed and run."""
-    colours = {"distilled": "tab:blue", "SAPO alone": "tab:orange"}
+    colours = {"distilled": "tab:blue", "SAPO after imitation": "tab:green", "SAPO alone": "tab:orange"}
     for (seed, name), points in curves.items():
         label = name if seed == next(iter(curves))[0] else None
         pyplot.plot(*zip(*points, strict=True), "o-", color=colours[name], label=label, alpha=0.7)

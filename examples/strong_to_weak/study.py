@@ -1,8 +1,8 @@
 """Runs the study: `python examples/strong_to_weak/study.py [FOLDER [SEEDS [OVERRIDE ...]]]` from the root of the tree. See README.md.
 
-Each seed: the teacher, a student cut out of it, distillation, SAPO alone on the same student for as long as distillation took,
-and the evaluation of each. What is finished is not done again, and what was killed goes on. Overrides are for every run, or
-after a stage's name for one.
+The teacher once; a student cut out of it; then each seed: distillation, SAPO alone on the same student for as long as distillation
+took, SAPO after imitation for as long as the on-policy stage took, and the evaluation of each. What is finished is not done again, and
+what was killed goes on. Overrides are for every run, or after a stage's name for one.
 """
 
 import json
@@ -26,7 +26,7 @@ SEEDS = (0, 1, 2)
 LEARNING = ("answers", "clean", "imitate", "follow")
 """The stages of student.yaml whose time is SAPO's too."""
 # As in the stage `follow` of student.yaml; it is ended by its budget, not by its steps.
-ALONE = [
+SAPO = [
     *("algo=sapo", "model=smollm2", "task=[arithmetic,differences]", "train.steps=100000", "train.lr=5e-5", "run.checkpoint_every=5"),
     *("eval.every=10", "eval.num_prompts=24", "eval.samples_per_prompt=4"),
 ]
@@ -35,25 +35,25 @@ MEASURED = ["algo=evaluate", "model=smollm2", "task=[arithmetic,differences]", "
 
 def main(root: Path, seeds: Sequence[int], more: Sequence[str]) -> None:
     """Runs what is missing."""
+    root.mkdir(parents=True, exist_ok=True)
+    pipeline(root / "teacher", "teacher.yaml", ["run.seed=0", *more])
+    make(str(checkpoint(root / "teacher/01-taught")), root / "student", every=3)
     for seed in seeds:
         place = root / f"seed_{seed}"
-        place.mkdir(parents=True, exist_ok=True)
+        place.mkdir(exist_ok=True)
         run_seed(place, [f"run.seed={seed}", *more])
         print(f"seed {seed} is done: {place}", flush=True)
 
 
 def run_seed(place: Path, more: Sequence[str]) -> None:
     """One seed of the study."""
-    pipeline(place / "teacher", "teacher.yaml", more)
-    teacher, student = checkpoint(place / "teacher/01-taught"), place / "student"
-    make(str(teacher), student, every=3)
+    teacher, student = checkpoint(place.parent / "teacher/01-taught"), place.parent / "student"
     given = [f"answers.algo.teacher={teacher}", f"follow.algo.teacher={teacher}", f"imitate.model.path={student}"]
     pipeline(place / "distilled", "student.yaml", [*more, *given])
+    [imitate] = (place / "distilled").glob("[0-9][0-9]-imitate")
     general = for_stages((), more)
-    sapo_alone(place, [*ALONE, *general, f"model.path={student}"], budget_s(place))
-    measured = place / "alone_measured"
-    if not read_rows(measured / "metrics.jsonl"):
-        run([*MEASURED, *general, f"model.path={checkpoint(place / 'alone')}", *folder(measured, "config.yaml")])
+    sapo(place, "alone", [*general, f"model.path={student}"], budget_s(place))
+    sapo(place, "after", [*general, f"model.path={checkpoint(imitate)}"], stage_s(place, "follow"))
 
 
 def pipeline(place: Path, file: str, more: Sequence[str]) -> None:
@@ -106,23 +106,25 @@ def budget_s(place: Path) -> float:
     return sum(stage_s(place, name) for name in LEARNING)
 
 
-def sapo_alone(place: Path, overrides: Sequence[str], budget: float) -> None:
-    """Trains until the seconds of all its starts come to the budget; the newest checkpoint is the result."""
-    clock = place / "alone_s"
+def sapo(place: Path, name: str, overrides: Sequence[str], budget: float) -> None:
+    """Trains until the seconds of all its starts come to the budget, and measures the newest checkpoint, which is the result."""
+    clock = place / f"{name}_s"
     before = float(clock.read_text()) if clock.exists() else 0.0
-    if before >= budget:
-        return
-    process = start([*overrides, *folder(place / "alone", "config.yaml")])
-    started = time.monotonic()
-    while process.poll() is None and before + time.monotonic() - started < budget:
-        time.sleep(0.5)
-        write(clock, before + time.monotonic() - started)
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-    code = process.wait()
-    if code not in (0, 130):
-        sys.exit(f"exit code {code}; the same command goes on after it is mended")
-    write(clock, max(budget, before + time.monotonic() - started))
+    if before < budget:
+        process = start([*SAPO, *overrides, *folder(place / name, "config.yaml")])
+        started = time.monotonic()
+        while process.poll() is None and before + time.monotonic() - started < budget:
+            time.sleep(0.5)
+            write(clock, before + time.monotonic() - started)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        code = process.wait()
+        if code not in (0, 130):
+            sys.exit(f"exit code {code}; the same command goes on after it is mended")
+        write(clock, max(budget, before + time.monotonic() - started))
+    measured = place / f"{name}_measured"
+    if not read_rows(measured / "metrics.jsonl"):
+        run([*MEASURED, *overrides, f"model.path={checkpoint(place / name)}", *folder(measured, "config.yaml")])
 
 
 def write(path: Path, seconds: float) -> None:
