@@ -27,8 +27,8 @@ LEARNING = ("answers", "clean", "imitate", "follow")
 """The stages of student.yaml whose time is SAPO's too."""
 # As in the stage `follow` of student.yaml; it is ended by its budget, not by its steps.
 SAPO = [
-    *("algo=sapo", "model=smollm2", "task=[arithmetic,differences]", "train.steps=100000", "train.lr=5e-5", "run.checkpoint_every=5"),
-    *("eval.every=10", "eval.num_prompts=24", "eval.samples_per_prompt=4"),
+    *("algo=sapo", "model=smollm2", "task=[arithmetic,differences]", "train.steps=100000", "train.lr=1e-4", "run.checkpoint_every=5"),
+    *("eval.every=5", "eval.num_prompts=24", "eval.samples_per_prompt=4"),
 ]
 MEASURED = ["algo=evaluate", "model=smollm2", "task=[arithmetic,differences]", "eval.num_prompts=50", "eval.samples_per_prompt=16"]
 
