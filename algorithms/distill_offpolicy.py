@@ -12,6 +12,7 @@ from posttrain.errors import UserError
 class DistillOffpolicyConfig(AlgoConfig):
     """A teacher answers the training prompts; what rewards and rules let through becomes dataset.jsonl."""
 
+    unused: ClassVar[tuple[str, ...]] = ("model.freeze",)
     makes: ClassVar[tuple[str, ...]] = ("dataset",)
 
     name: str = "distill_offpolicy"

@@ -19,6 +19,7 @@ from posttrain.data.messages import digest_of, is_heldout
 from posttrain.data.rendered import RenderedRows
 from posttrain.errors import UserError
 from posttrain.inputs import prepare_model
+from posttrain.model import check_freeze
 from posttrain.stats import Row
 from posttrain.types import Batch, IntArray
 
@@ -71,6 +72,7 @@ class RowsRecipe(ABC):
             `algo.overlong` refuses.
         """
         model_path, tokenizer = prepare_model(config)
+        check_freeze(model_path, config.model.freeze, is_reward_model=cls.is_reward_model)
         read = {task.name: cls.read(task, tokenizer, algo) for task in config.tasks}
         problems = [line for rows in read.values() for line in rows.problems]
         _settle(problems, algo.bad_rows, "cannot be used", "algo.bad_rows=skip leaves them out")

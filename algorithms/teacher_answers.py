@@ -23,6 +23,7 @@ from posttrain.errors import RunError
 from posttrain.files import whole
 from posttrain.fleet import Engines
 from posttrain.inputs import prepare
+from posttrain.judge_service import JudgeService
 from posttrain.metrics import MetricsWriter
 from posttrain.rundir import run_folder, write_config
 from posttrain.stats import Timer
@@ -40,18 +41,22 @@ def collect(config: Config, algo: DistillOffpolicyConfig) -> None:
         RunError: a part failed on the way, or no answer was good enough.
     """
     named = algo.teacher or config.model.path
+    judge = JudgeService(config.rewards.judge_model, deadline_s=config.cluster.deadline_s)
     inputs = prepare(replace(config, model=replace(config.model, path=named)))
     folder = run_folder(config)
     prompts = [prompt for task in inputs.tasks.values() for prompt in task.train]
     size = config.train.prompts_per_step
     batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-    room = Cluster(replace(config.cluster, num_learners=0, learner_cpus=1), folder.absolute() / "logs")
-    with closing(inputs), room as cluster, Console(len(batches)) as console:
+    logs = folder.absolute() / "logs"
+    room = Cluster(replace(config.cluster, num_learners=0, learner_cpus=1), logs)
+    with closing(inputs), judge, room as cluster, Console(len(batches)) as console:
         write_config(folder, config)
         console.say(
             f"{named} answers {len(prompts)} training prompts of {', '.join(inputs.tasks)}, {algo.group_size} times each; at most "
             f"{algo.keep_per_prompt} answers a prompt with a reward of {algo.min_reward:g} or more are kept"
         )
+        console.phase("starting the judge")
+        judge.start(logs)
         engines = Engines(cluster, lambda threads: engine_spec(config, inputs, threads))
         console.phase("loading the model")
         cluster.wait(engines.begin_start())

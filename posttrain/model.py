@@ -48,16 +48,17 @@ def num_output_rows(path: str, key: str = "model.path") -> int:
     return int(_from_pretrained(AutoConfig, path, key).get_text_config().vocab_size)
 
 
-def check_freeze(path: str, patterns: Sequence[str]) -> None:
-    """Builds the model without weights to see what `model.freeze` leaves to train.
+def check_freeze(path: str, patterns: Sequence[str], *, is_reward_model: bool = False) -> None:
+    """Builds the model without weights to see what `model.freeze` leaves to train; a reward model has a `score` and no output layer.
 
     Raises:
         UserError: a pattern that fits no parameter, or nothing left to train.
     """
     if not patterns:
         return
+    auto_class = AutoModelForSequenceClassification if is_reward_model else AutoModelForCausalLM
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(_from_pretrained(AutoConfig, path))
+        model = auto_class.from_config(_from_pretrained(AutoConfig, path, num_labels=1))
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):

@@ -8,8 +8,8 @@ import pytest
 
 from posttrain.algorithms.distill_offpolicy import DistillOffpolicyConfig
 from posttrain.algorithms.rollouts import Sampler
-from posttrain.algorithms.teacher_answers import join, keep, sample
-from posttrain.config import Config
+from posttrain.algorithms.teacher_answers import collect, join, keep, sample
+from posttrain.config import Config, ModelConfig, RewardsConfig, RunConfig
 from posttrain.errors import RunError, UserError
 from posttrain.stats import Timer
 from posttrain.types import Episode, Group, Prompt, Turn
@@ -43,6 +43,14 @@ def test_the_best_different_finished_answers_are_kept_and_the_rest_is_counted():
 def test_mistakes_name_the_key(key, value):
     with pytest.raises(UserError, match=rf"algo\.{key}={value}: expected"):
         DistillOffpolicyConfig(**{key: value}).validate()
+
+
+def test_the_judge_of_the_configuration_is_the_runs(tmp_path):
+    rewards = RewardsConfig(judge_model="builtin:nothing")
+    config = Config(run=RunConfig(dir=str(tmp_path / "run")), model=ModelConfig(path="builtin:tiny"), rewards=rewards)
+    with pytest.raises(UserError, match=r"rewards\.judge_model=builtin:nothing"):
+        collect(config, DistillOffpolicyConfig())
+    assert not (tmp_path / "run").exists()
 
 
 class Engines:
