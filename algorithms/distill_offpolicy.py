@@ -20,6 +20,7 @@ class DistillOffpolicyConfig(AlgoConfig):
     group_size: int = 8  # answers a prompt
     min_reward: float = 1.0  # answers below it are left out
     keep_per_prompt: int = 2  # different answers of a prompt that are kept, the best first
+    top_k: int = 0  # above 0: rows hold the teacher's most likely tokens at each place, for algo.soft_targets of algo=sft
 
     def validate(self) -> None:
         """Raises UserError: with the key, what was got and what was expected."""
@@ -27,6 +28,7 @@ class DistillOffpolicyConfig(AlgoConfig):
             "group_size": (self.group_size >= 1, "at least 1"),
             "min_reward": (isfinite(self.min_reward), "a number"),
             "keep_per_prompt": (self.keep_per_prompt >= 1, "at least 1"),
+            "top_k": (self.top_k >= 0, "0 or more"),
         }
         for key, (holds, expected) in rules.items():
             if not holds:

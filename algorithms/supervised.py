@@ -17,7 +17,7 @@ from posttrain.config import Config
 from posttrain.console import Console
 from posttrain.errors import UserError
 from posttrain.fleet import Learners
-from posttrain.learner_spec import LearnerSpec
+from posttrain.learner_spec import Distillation, LearnerSpec
 from posttrain.metrics import MetricsWriter
 from posttrain.rundir import run_folder, write_config
 from posttrain.stats import Row, Timer, with_evaluation
@@ -48,6 +48,9 @@ class Recipe(Protocol):
 
     def objective(self) -> Objective:
         """The loss of a token; picklable."""
+
+    def distillation(self) -> Distillation | None:
+        """How the batches' teacher is learned from, if they have one."""
 
     def measures(self) -> Mapping[str, Objective]:
         """What is told of held-out batches, as eval/<task>/<name>; `loss` is one of them."""
@@ -226,6 +229,7 @@ def _learner_spec(config: Config, recipe: Recipe, threads: int) -> LearnerSpec:
         dtype=config.model.dtype,
         attention=config.model.attention,
         freeze=tuple(config.model.freeze),
+        distillation=recipe.distillation(),
         train=config.train,
         temperature=1.0,
         seed=config.run.seed,

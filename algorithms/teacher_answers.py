@@ -18,6 +18,7 @@ from posttrain.algorithms.rollouts import TRAIN_SEED, Sampler, rollout_row
 from posttrain.cluster import Cluster
 from posttrain.config import Config
 from posttrain.console import Console
+from posttrain.data import soft_targets
 from posttrain.episodes import write_episodes
 from posttrain.errors import RunError
 from posttrain.files import whole
@@ -27,7 +28,7 @@ from posttrain.judge_service import JudgeService
 from posttrain.metrics import MetricsWriter
 from posttrain.rundir import run_folder, write_config
 from posttrain.stats import Timer
-from posttrain.types import Episode, Group, RenderedPrompt
+from posttrain.types import Episode, Group, Prompt, RenderedPrompt
 
 REASONS = ("failed", "unfinished", "low_reward", "same_answer", "enough")
 """Why an answer is left out, in the order in which it is asked."""
@@ -57,7 +58,7 @@ def collect(config: Config, algo: DistillOffpolicyConfig) -> None:
         )
         console.phase("starting the judge")
         judge.start(logs)
-        engines = Engines(cluster, lambda threads: engine_spec(config, inputs, threads))
+        engines = Engines(cluster, lambda threads: replace(engine_spec(config, inputs, threads), top_logprobs=algo.top_k))
         console.phase("loading the model")
         cluster.wait(engines.begin_start())
         sampler = Sampler(config=config, inputs=inputs, engines=engines, console=console, timer=Timer())
@@ -110,11 +111,15 @@ def keep(groups: Sequence[Group], min_reward: float, keep_per_prompt: int) -> tu
                 left_out[reason] += 1
                 continue
             taken.add(text)
-            messages = [*group.prompt.messages, {"role": "assistant", "content": text}]
-            rows.append(
-                {"id": f"{group.prompt.id}#{index}", "messages": messages, "answer": group.prompt.reference, "reward": episode.outcome}
-            )
+            rows.append(_row(group.prompt, index, episode))
     return rows, left_out
+
+
+def _row(prompt: Prompt, index: int, episode: Episode) -> dict[str, Any]:
+    messages = [*prompt.messages, {"role": "assistant", "content": episode.text.strip()}]
+    row = {"id": f"{prompt.id}#{index}", "messages": messages, "answer": prompt.reference, "reward": episode.outcome}
+    turn = episode.turns[-1]
+    return row if turn.top_ids is None else {**row, soft_targets.FIELD: soft_targets.to_field(turn)}
 
 
 def _reason(episode: Episode, min_reward: float, is_same: bool, is_enough: bool) -> str | None:

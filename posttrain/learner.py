@@ -153,8 +153,8 @@ class Learner(Worker):
         totals = dict.fromkeys(measures, 0.0)
         with torch.no_grad(), self.computing():
             for batch in batches:
-                logprobs_N, _ = self._score(self.engine, batch, self.spec.temperature)
-                tokens, weights_N = self._loss_tokens(batch, logprobs_N), self._trained(batch, batch.loss_weights)
+                logprobs_N, _, *taught = self._score(self.engine, batch, self.spec.temperature, self._teaching(batch))
+                tokens, weights_N = self._loss_tokens(batch, logprobs_N, *taught[:1]), self._trained(batch, batch.loss_weights)
                 for name, measure in measures.items():
                     totals[name] += float((weights_N * measure(tokens)).sum())
                 self.advance()
@@ -225,7 +225,7 @@ class Learner(Worker):
         return fingerprints(sent)
 
     def _teaching(self, batch: Batch) -> Teaching | None:
-        """What the batch's teacher says, fetched from the object store.
+        """What the batch's teacher says, fetched from the object store if it is there.
 
         An empty batch that a rank was filled up with has a word on no tokens: under ZeRO 3 every rank has to go backward through
         as many outputs as the others.
@@ -237,7 +237,8 @@ class Learner(Worker):
         if batch.teacher_scores is None:
             assert not batch.loss_weights.any(), "a batch came without its teacher's scores"
             return SampledTeaching(divergence, self._trained(batch, batch.behavior_logprobs))
-        scores: TeacherScores = ray.get(batch.teacher_scores)
+        is_elsewhere = isinstance(batch.teacher_scores, ray.ObjectRef)
+        scores: TeacherScores = ray.get(batch.teacher_scores) if is_elsewhere else batch.teacher_scores
         return scores.teaching(divergence, self.teacher_heads.get(batch.teacher), self.device)
 
     def _loss_tokens(self, batch: Batch, policy_logprobs_N: Tensor, divergences_N: Tensor | None = None) -> LossTokens:

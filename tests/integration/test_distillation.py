@@ -34,8 +34,8 @@ def test_the_divergence_falls_and_agrees_with_what_was_sampled(start, teacher_pa
     assert all(row["time/teacher_s"] > 0 and row["loss/without_gradient_fraction"] == 0 for row in rows)
 
 
-def test_a_teachers_answers_become_rows(start, teacher_path):
-    keys = (f"algo.teacher={teacher_path}", "algo.group_size=4", "algo.min_reward=0.3", "algo.keep_per_prompt=1")
+def test_a_teachers_answers_become_rows_to_learn_from(start, launch, tmp_path):
+    keys = ("algo.teacher=builtin:tiny", "algo.group_size=4", "algo.min_reward=0.3", "algo.keep_per_prompt=1", "algo.top_k=4")
     running = start("answers", "algo=distill_offpolicy", *keys, "train.prompts_per_step=50", "rollout.max_completion_tokens=40")
     assert running.finish().code == 0, running.err.read_text()
     rows = [json.loads(line) for line in (running.folder / "dataset.jsonl").read_text().splitlines()]
@@ -47,6 +47,13 @@ def test_a_teachers_answers_become_rows(start, teacher_path):
     metrics = read_rows(running.folder / "metrics.jsonl")
     assert sum(row["distill/rows"] for row in metrics) == len(rows)
     assert all(sum(value for name, value in row.items() if name.startswith("distill/")) == row["rollout/episodes"] for row in metrics)
+    # The teacher's own weights as the student: what the engine said of every token is what the learner finds at that token.
+    base = ("algo=sft", "model=tiny", "task=conversations", f"task.path={running.folder}/dataset.jsonl", "task.heldout_fraction=0.3")
+    student = launch(tmp_path / "student", ["algo.soft_targets=0.5", "train.steps=2", "train.warmup_steps=0"], tmp_path / "log", base)
+    assert student.finish().code == 0, student.err.read_text()
+    first, second = read_rows(student.folder / "metrics.jsonl")
+    assert abs(first["distill/kl_mean"]) < 1e-5 and abs(first["distill/logprob_gap_mean"]) < 1e-4
+    assert second["distill/kl_mean"] > 1e-5 and first["eval/conversations/kl"] < 1e-5
 
 
 @pytest.mark.slow
