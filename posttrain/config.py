@@ -52,7 +52,7 @@ class TaskConfig:
     path: str | None = None  # file: .jsonl or .parquet, of `messages` (and `answer`); dataset: folder or hub name
     heldout_fraction: float = 0.25  # share of the distinct prompts kept for evaluation, chosen by their content
     system_prompt: str | None = None  # put before each prompt; default: what the model's chat template does
-    thinking: float = 1.0  # algo=sft: share of rows with <think> that keep it; a row's own `thinking` comes first
+    thinking: float = 1.0  # sft: share of rows with <think> that keep it, unless they say; distill_offpolicy: of prompts asked for it
     rewards: dict[str, float] = field(default_factory=dict)  # reward name -> weight
     share: float = 1.0  # of the prompts of a batch, in proportion to the other tasks' shares
 

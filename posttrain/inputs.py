@@ -62,7 +62,7 @@ def prepare(config: Config) -> Inputs:
         tasks = {}
         for settings, prompts, manager in zip(config.tasks, data, managers, strict=True):
             train, heldout = ([(prompt, renderer.prompt(prompt.messages)) for prompt in half] for half in (prompts.train, prompts.heldout))
-            _check_lengths([*train, *heldout], config)
+            check_lengths([*train, *heldout], config)
             tasks[settings.name] = TaskInputs(config=settings, train=train, heldout=heldout, rewards=manager)
         tolerance = config.weights.canary_tolerance
         started.pop_all()  # from here on they are the caller's to close
@@ -87,7 +87,8 @@ def prepare_model(config: Config) -> tuple[str, Any]:
     return model_path, tokenizer
 
 
-def _check_lengths(rendered: Sequence[RenderedPrompt], config: Config) -> None:
+def check_lengths(rendered: Sequence[RenderedPrompt], config: Config) -> None:
+    """Raises UserError: a prompt leaves no room for a completion."""
     room = config.model.context_tokens - config.rollout.max_completion_tokens
     prompt, token_ids = max(rendered, key=lambda pair: len(pair[1]))
     if len(token_ids) > room:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from posttrain.algorithms.distill_offpolicy import DistillOffpolicyConfig
 from posttrain.algorithms.divergences import Divergence
 from posttrain.algorithms.losses import LossTokens
 from posttrain.algorithms.sft import SftConfig
@@ -55,7 +56,7 @@ def row_of(tokenizer, number, words, k):
     text = f"so it is {number} " + "and more " * words
     prompt = Prompt(id=f"t/{number}", task="t", messages=[{"role": "user", "content": f"{number}?"}], reference=number)
     episode = Episode(prompt_id=prompt.id, turns=[turn_of(tokenizer, text.strip(), k)], status="complete", outcome=1.0)
-    ([row], _) = keep([Group(prompt=prompt, prompt_token_ids=np.ones(1, np.int64), episodes=[episode])], 1.0, 1)
+    ([row], _) = keep([Group(prompt=prompt, prompt_token_ids=np.ones(1, np.int64), episodes=[episode])], DistillOffpolicyConfig(), {})
     return row
 
 
