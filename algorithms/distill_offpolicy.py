@@ -20,7 +20,7 @@ class DistillOffpolicyConfig(AlgoConfig):
     group_size: int = 8  # answers a prompt
     min_reward: float = 1.0  # answers below it are left out
     keep_per_prompt: int = 2  # different answers of a prompt that are kept, the best first
-    top_k: int = 0  # above 0: rows hold the teacher's most likely tokens at each place, for algo.soft_targets of algo=sft
+    top_k: int = 0  # above 0: rows hold the teacher's most likely tokens, which algo.soft_targets learns
 
     def validate(self) -> None:
         """Raises UserError: with the key, what was got and what was expected."""

@@ -15,7 +15,7 @@ class SftConfig(SupervisedConfig):
     normalization: str = "token_mean"  # tokens' weights; or sequence_mean, sequence_sum
     trained_turns: str = "all"  # assistant turns that are learned: all, or the last of each conversation
     rewriting: str = "split"  # where a chat template changes earlier messages: split by turns, or refuse the row
-    soft_targets: float = 0.0  # weight of KL(teacher, student) over what rows' soft_targets name; the rest, up to 1, is -log p
+    soft_targets: float = 0.0  # weight of KL(teacher, student) over rows' soft_targets; the rest, to 1, is -log p
 
     def validate(self) -> None:
         """Raises UserError: with the key, what was got and what was expected."""

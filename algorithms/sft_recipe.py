@@ -99,7 +99,7 @@ class SftRecipe(RowsRecipe):
         return documents
 
     def _top_k(self) -> int:
-        return min(targets.top_ids.shape[1] for task in self.tasks.values() for targets in task.rows.soft_targets)
+        return min(int(targets.top_ids.shape[1]) for task in self.tasks.values() for targets in task.rows.soft_targets)
 
 
 def _scores(targets: Sequence[SoftTargets | None], k: int) -> TeacherScores:

@@ -215,7 +215,8 @@ def _plan(config: Config, recipe: Recipe, cluster: Cluster, folder: Path) -> dic
         "model": f"{config.model.path}, {config.model.dtype}",
         **recipe.plan(),
         "optimizer": f"{train.steps} steps, lr {train.lr:g} {train.lr_schedule}, ZeRO {train.zero_stage}",
-        "micro-batch": f"up to {train.microbatch_tokens} packed tokens",
+        "micro-batch": f"up to {train.microbatch_tokens} packed tokens"
+        + (f", shared by {train.sequence_parallel} ranks" if train.sequence_parallel > 1 else ""),
         "processes": f"{learners.count} learner(s) x {learners.cpus} threads {learners.gpus} GPUs",
         "seed": str(config.run.seed),
         "files": str(folder),

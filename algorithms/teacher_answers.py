@@ -164,6 +164,8 @@ def keep(groups: Sequence[Group], algo: DistillOffpolicyConfig, formats: Mapping
                 left_out[reason] += 1
                 continue
             taken.add(answer["content"])
+            if episode.turns[-1].top_ids is not None:
+                row[soft_targets.FIELD] = soft_targets.to_field(episode.turns[-1])
             rows.append(row)
     return rows, left_out
 
@@ -177,8 +179,6 @@ def _row(prompt: Prompt, index: int, episode: Episode, formats: Mapping[str, boo
     row = {"id": f"{prompt.id}#{index}", "messages": messages, "answer": prompt.reference, "reward": episode.outcome}
     if prompt.id in formats:
         row["thinking"] = formats[prompt.id]
-    if episode.turns and episode.turns[-1].top_ids is not None:
-        row[soft_targets.FIELD] = soft_targets.to_field(episode.turns[-1])
     return row
 
 

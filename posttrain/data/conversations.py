@@ -43,8 +43,11 @@ def _check_columns(where: str, names: Iterable[str]) -> None:
 
 
 def _conversation(task: TaskConfig, where: str, raw: RawRow) -> tuple[Conversation, bool | None]:
+    return _from_fields(task, where, fields_of(where, raw))
+
+
+def _from_fields(task: TaskConfig, where: str, row: dict[str, Any]) -> tuple[Conversation, bool | None]:
     """With the row's own word on whether its thinking stays."""
-    row = fields_of(where, raw)
     _check_columns(where, row)
     folder = Path(task.path or "").expanduser()
     checked = check_messages(where, from_json(where, row["messages"]))
@@ -63,8 +66,9 @@ def _conversation(task: TaskConfig, where: str, raw: RawRow) -> tuple[Conversati
 
 
 def _with_soft_targets(task: TaskConfig, where: str, raw: RawRow) -> tuple[Conversation, bool | None]:
-    conversation, thinking = _conversation(task, where, raw)
-    field = fields_of(where, raw).get(soft_targets.FIELD)
+    row = fields_of(where, raw)
+    conversation, thinking = _from_fields(task, where, row)
+    field = row.get(soft_targets.FIELD)
     if field is None:
         raise UserError(f"{where}: no `{soft_targets.FIELD}` to learn from; algo=distill_offpolicy writes them with algo.top_k above 0")
     if conversation.messages[-1]["role"] != "assistant":

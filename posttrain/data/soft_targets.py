@@ -1,7 +1,8 @@
 """A teacher's distributions as rows hold them: the field `soft_targets`, written beside an answer and read to learn from it.
 
 The field: `token_ids`, the answer's tokens as the teacher sampled them; `logprobs` of them; and for each its K most likely
-tokens at that place, `top_ids`, with `top_logprobs`. Left out on purpose: what is learned from them (algorithms/sft.py).
+tokens at that place, `top_ids`, with `top_logprobs`, all under the distribution that was sampled from. Left out on purpose: what
+is learned from them (algorithms/sft.py).
 """
 
 from typing import Any

@@ -136,8 +136,10 @@ def test_loss_and_gradient_are_those_of_whole_distributions(prepare, tiny_path, 
         if context == 512:  # a piece of a document sees less of it
             assert loss == pytest.approx(expected, rel=1e-5)
             assert (gradient - expected_gradient).norm() < 1e-5 * expected_gradient.norm()
-        named = np.concatenate([batch.teacher_scores.top_ids.tensor() for batch in recipe.pack([("chat", 0)], context)])
-        assert named.tolist() == [ids[:5] for ids in rows[0]["soft_targets"]["top_ids"]]
+        batches = recipe.pack([("chat", 3)], context)
+        assert sum(len(batch.prompt_ids) for batch in batches) == (1 if context == 512 else 3)
+        named = np.concatenate([batch.teacher_scores.top_ids.tensor() for batch in batches])
+        assert named.tolist() == [ids[:5] for ids in rows[3]["soft_targets"]["top_ids"]]
 
 
 def test_a_student_that_is_the_teacher_has_no_divergence(prepare, tiny_path, tokenizer):
