@@ -9,7 +9,7 @@ from posttrain.builtin_models import resolve
 from posttrain.config import Config, TaskConfig
 from posttrain.data.sources import load_task
 from posttrain.errors import UserError
-from posttrain.model import check_freeze, load_tokenizer, max_context_tokens
+from posttrain.model import check_freeze, check_sequence_parallel, load_tokenizer, max_context_tokens
 from posttrain.rewards.manager import RewardManager
 from posttrain.rollout.render import Renderer
 from posttrain.types import IntArray, RenderedPrompt
@@ -62,7 +62,7 @@ def prepare(config: Config) -> Inputs:
         tasks = {}
         for settings, prompts, manager in zip(config.tasks, data, managers, strict=True):
             train, heldout = ([(prompt, renderer.prompt(prompt.messages)) for prompt in half] for half in (prompts.train, prompts.heldout))
-            _check_lengths([*train, *heldout], config)
+            check_lengths([*train, *heldout], config)
             tasks[settings.name] = TaskInputs(config=settings, train=train, heldout=heldout, rewards=manager)
         tolerance = config.weights.canary_tolerance
         started.pop_all()  # from here on they are the caller's to close
@@ -78,16 +78,18 @@ def prepare_model(config: Config) -> tuple[str, Any]:
     """The model's path as transformers and vLLM take it, and its tokenizer.
 
     Raises:
-        UserError: nothing usable there, or it takes less than model.context_tokens.
+        UserError: nothing usable there, it takes less than model.context_tokens, or its heads cannot be shared by ranks.
     """
     model_path = resolve(config.model.path)
     tokenizer, longest = load_tokenizer(model_path), max_context_tokens(model_path)
     if config.model.context_tokens > longest:
         raise UserError(f"model.context_tokens={config.model.context_tokens}: {config.model.path} takes {longest} at most")
+    check_sequence_parallel(model_path, config.train.sequence_parallel)
     return model_path, tokenizer
 
 
-def _check_lengths(rendered: Sequence[RenderedPrompt], config: Config) -> None:
+def check_lengths(rendered: Sequence[RenderedPrompt], config: Config) -> None:
+    """Raises UserError: a prompt leaves no room for a completion."""
     room = config.model.context_tokens - config.rollout.max_completion_tokens
     prompt, token_ids = max(rendered, key=lambda pair: len(pair[1]))
     if len(token_ids) > room:

@@ -48,16 +48,38 @@ def num_output_rows(path: str, key: str = "model.path") -> int:
     return int(_from_pretrained(AutoConfig, path, key).get_text_config().vocab_size)
 
 
-def check_freeze(path: str, patterns: Sequence[str]) -> None:
-    """Builds the model without weights to see what `model.freeze` leaves to train.
+def check_sequence_parallel(path: str, num_ranks: int) -> None:
+    """Raises UserError: the model's streams, or its attention heads, cannot be shared by the ranks of `train.sequence_parallel`."""
+    if num_ranks == 1:
+        return
+    config = _from_pretrained(AutoConfig, path)
+    if config.get_text_config() is not config:
+        raise UserError(f"train.sequence_parallel={num_ranks}: {path} takes images, whose positions are not shared; expected 1")
+    heads, key_heads = attention_heads(config)
+    if heads % num_ranks or (key_heads % num_ranks and num_ranks % key_heads):
+        raise UserError(
+            f"train.sequence_parallel={num_ranks}: expected a divisor of the {heads} attention heads of {path}, and a divisor or a "
+            f"multiple of its {key_heads} key-value heads"
+        )
+
+
+def attention_heads(config: Any) -> tuple[int, int]:
+    """Attention heads of a text configuration, and those of keys and values."""
+    heads = int(config.num_attention_heads)
+    return heads, int(config.to_dict().get("num_key_value_heads") or heads)
+
+
+def check_freeze(path: str, patterns: Sequence[str], *, is_reward_model: bool = False) -> None:
+    """Builds the model without weights to see what `model.freeze` leaves to train; a reward model has a `score` and no output layer.
 
     Raises:
         UserError: a pattern that fits no parameter, or nothing left to train.
     """
     if not patterns:
         return
+    auto_class = AutoModelForSequenceClassification if is_reward_model else AutoModelForCausalLM
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(_from_pretrained(AutoConfig, path))
+        model = auto_class.from_config(_from_pretrained(AutoConfig, path, num_labels=1))
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -191,7 +213,7 @@ class TokenScorer(nn.Module):
 
     def hidden(self, token_ids_T: Tensor, position_ids_T: Tensor, layout: attention.Layout, predictors_N: Tensor) -> Tensor:
         """The last hidden states (N, H) that the trained positions are predicted from."""
-        return _body(self.model, token_ids_T, position_ids_T, layout)[predictors_N[1]]
+        return _states(self.model, token_ids_T, position_ids_T, layout, predictors_N[1])
 
 
 class AnswerScorer(nn.Module):
@@ -207,7 +229,7 @@ class AnswerScorer(nn.Module):
         self, token_ids_T: Tensor, position_ids_T: Tensor, layout: attention.Layout, predictors_N: Tensor, *_: object
     ) -> tuple[Tensor, Tensor]:
         """As `TokenScorer.forward`, with scores in place of log-probabilities, and their entropies, which are 0: nothing is chosen."""
-        scores_N: Tensor = self.head(_body(self.model, token_ids_T, position_ids_T, layout)[predictors_N[0]])
+        scores_N: Tensor = self.head(_states(self.model, token_ids_T, position_ids_T, layout, predictors_N[0]))
         return scores_N, torch.zeros_like(scores_N)
 
 
@@ -225,8 +247,9 @@ class ScalarHead(nn.Module):
         return nn.functional.linear(hidden_NH.to(dtype), self.weight.to(dtype))[:, 0]
 
 
-def _body(model: PreTrainedModel, token_ids_T: Tensor, position_ids_T: Tensor, layout: attention.Layout) -> Tensor:
-    """The last hidden states of a stream, (T, H)."""
-    outputs = model.base_model(input_ids=token_ids_T[None], position_ids=position_ids_T[None], layout=layout, use_cache=False)
-    hidden_TH: Tensor = outputs.last_hidden_state[0]
-    return hidden_TH
+def _states(model: PreTrainedModel, token_ids_T: Tensor, position_ids_T: Tensor, layout: attention.Layout, places_N: Tensor) -> Tensor:
+    """The last hidden states (N, H) at these places of a stream, all of which lie in the layout's part."""
+    part = layout.part
+    outputs = model.base_model(input_ids=token_ids_T[None, part], position_ids=position_ids_T[None, part], layout=layout, use_cache=False)
+    hidden_NH: Tensor = outputs.last_hidden_state[0, places_N - (part.start or 0)]
+    return hidden_NH

@@ -118,12 +118,18 @@ def pack_documents(documents: Sequence[Document], *, normalization: str, microba
     """Packs the documents of one optimizer step into micro-batches; none sees another, and positions begin anew with each.
 
     normalization: sequence_mean, token_mean or sequence_sum, as `loss_weights` has them, a document being a sequence. One
-    longer than the budget gets a micro-batch of its own.
+    longer than the budget gets a micro-batch of its own. prompt_ids of a micro-batch are the places of its documents in
+    `documents`.
     """
     [weights] = _weights([[int(document.is_trained.sum()) for document in documents]], normalization)
     trees = [
-        _Tree(prompt_token_ids=document.token_ids, branches=[], prompt_loss_weights=document.is_trained * np.float32(weight))
-        for document, weight in zip(documents, weights, strict=True)
+        _Tree(
+            prompt_id=str(index),
+            prompt_token_ids=document.token_ids,
+            branches=[],
+            prompt_loss_weights=document.is_trained * np.float32(weight),
+        )
+        for index, (document, weight) in enumerate(zip(documents, weights, strict=True))
     ]
     return [_stream(bin_) for bin_ in _fill(trees, microbatch_tokens)]
 

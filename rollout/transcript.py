@@ -64,7 +64,7 @@ class Transcriber:
             messages = [_thinking_apart(message) for message in messages]
         places = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
         chains: list[list[_Turn]] = []
-        for k in places[-1:] if self.last_turn_only else places:
+        for k in places[-1:] if self.last_turn_only or conversation.soft_targets else places:
             turn = self._turn(conversation, messages[: k + 1])
             if chains and turn.before.startswith(chains[-1][-1].before + chains[-1][-1].said):
                 chains[-1].append(turn)
@@ -72,7 +72,7 @@ class Transcriber:
                 chains.append([turn])
         if len(chains) > 1 and not self.may_cut:
             raise UserError(f"{conversation.where}: the chat template changes earlier messages when later ones follow")
-        return [self._document(chain) for chain in chains]
+        return [self._document(conversation, chain) for chain in chains]
 
     def answered(self, where: str, messages: Sequence[Message], answer: str) -> IntArray:
         """A prompt and any answer without thinking, up to the token that ends it, as `documents` has them; an empty one too.
@@ -114,17 +114,37 @@ class Transcriber:
             raise UserError(f"{conversation.where}: the chat template leaves out {shorten(missing[0])} in message {len(context)}")
         return _Turn(before, said[:end])
 
-    def _document(self, chain: Sequence[_Turn]) -> Document:
+    def _document(self, conversation: Conversation, chain: Sequence[_Turn]) -> Document:
         """Text between turns and text of turns, each tokenised by itself; nothing after the last turn."""
         token_ids, is_trained, done = [], [], 0
         for turn in chain:
-            for text, trained in ((turn.before[done:], False), (turn.said, True)):
-                token_ids.append(self.renderer.encode(text))
-                is_trained.append(np.full(len(token_ids[-1]), trained))
+            for tokens, trained in ((self.renderer.encode(turn.before[done:]), False), (self._written(conversation, turn.said), True)):
+                token_ids.append(tokens)
+                is_trained.append(np.full(len(tokens), trained))
             done = len(turn.before) + len(turn.said)
         document = Document(token_ids=np.concatenate(token_ids), is_trained=np.concatenate(is_trained))
         document.is_trained[0] = False  # nothing predicts it
         return document
+
+    def _written(self, conversation: Conversation, said: str) -> IntArray:
+        """The tokens of a turn: those that a teacher wrote where its word on them is learned, and is about them alone.
+
+        Raises:
+            UserError: the teacher's tokens are not this model's, or say something else than the message.
+        """
+        own, targets = self.renderer.encode(said), conversation.soft_targets
+        if targets is None:
+            return own
+        highest, num_known = int(max(targets.token_ids.max(), targets.top_ids.max())), len(self.renderer.tokenizer)
+        if highest >= num_known:
+            raise UserError(f"{conversation.where}: `soft_targets` name token {highest}, and the model's tokenizer has {num_known}")
+        theirs, ours = ("".join(self.renderer.text(ids).split()) for ids in (targets.token_ids, own))
+        if theirs != ours:
+            raise UserError(
+                f"{conversation.where}: `soft_targets` say {shorten(theirs)} by the model's tokenizer, and the message {shorten(ours)}: "
+                "another vocabulary, or the message was changed"
+            )
+        return targets.token_ids
 
 
 def _thinking_apart(message: Message) -> Message:
