@@ -13,6 +13,7 @@ class DistillOffpolicyConfig(AlgoConfig):
     """A teacher answers the training prompts; what rewards and rules let through becomes dataset.jsonl."""
 
     makes: ClassVar[tuple[str, ...]] = ("dataset",)
+    unused: ClassVar[tuple[str, ...]] = ("checks",)
 
     name: str = "distill_offpolicy"
     teacher: str | None = None  # folder, hub name or builtin:<name>; null: model.path

@@ -13,6 +13,7 @@ class EvaluateConfig(AlgoConfig):
     """Samples eval.samples_per_prompt answers to each held-out prompt and counts; no learner is started."""
 
     makes: ClassVar[tuple[str, ...]] = ()
+    unused: ClassVar[tuple[str, ...]] = ("checks",)
 
     name: str = "evaluate"
     solved_at: float = 1.0  # reward from which an answer counts as solved, for pass@k

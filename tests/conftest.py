@@ -1,6 +1,7 @@
 """Fixtures of all tests."""
 
 # ruff: noqa: E402
+import io
 import os
 
 # Before anything counts cores: tests that run beside each other have a core each, or their threads wait for one another.
@@ -12,9 +13,10 @@ if WORKER:
 import numpy as np
 import pytest
 from hypothesis import settings
+from PIL import Image
 
 from posttrain.builtin_models import CHAT_TEMPLATE, resolve
-from posttrain.types import Episode, Group, Prompt, Turn
+from posttrain.types import EncodedImage, Episode, Group, Prompt, Turn
 
 # A first call loads things, and the machine may be shared: how long an example takes says nothing.
 settings.register_profile("untimed", deadline=None)
@@ -25,6 +27,25 @@ settings.load_profile("untimed")
 def tiny_path():
     """The built-in tiny model as a Hugging Face folder."""
     return resolve("builtin:tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_vl_path():
+    """The built-in tiny model that reads images, as a Hugging Face folder."""
+    return resolve("builtin:tiny_vl")
+
+
+@pytest.fixture(scope="session")
+def picture():
+    """picture(seed, width, height): a PNG of random pixels."""
+
+    def draw(seed, width=64, height=64):
+        pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, format="PNG")
+        return EncodedImage(data=file.getvalue(), width=width, height=height)
+
+    return draw
 
 
 @pytest.fixture(scope="session")

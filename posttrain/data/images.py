@@ -6,22 +6,38 @@ import io
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageStat
 
 from posttrain.data.messages import shorten
 from posttrain.errors import UserError
-from posttrain.types import Message
+from posttrain.types import EncodedImage, Message
 
 
-def take_images(where: str, messages: list[Message], folder: Path) -> tuple[list[Message], list[bytes]]:
-    """The messages with `{type: image}` for each image, as chat templates take them, and the images' bytes in their order.
+def decode(image: EncodedImage) -> Image.Image:
+    """The picture's pixels, RGB: what engine and learner both give to their image processors. Transparency becomes white."""
+    with Image.open(io.BytesIO(image.data)) as opened:
+        if opened.has_transparency_data:
+            opened = Image.alpha_composite(Image.new("RGBA", opened.size, "white"), opened.convert("RGBA"))
+        return opened.convert("RGB")
+
+
+def blank(image: EncodedImage) -> EncodedImage:
+    """A picture of the same size in one shade, black for a bright one and white for a dark one, so that it always differs."""
+    shade = 0 if ImageStat.Stat(decode(image).convert("L")).mean[0] > 127 else 255
+    file = io.BytesIO()
+    Image.new("L", (image.width, image.height), shade).save(file, format="PNG")
+    return EncodedImage(data=file.getvalue(), width=image.width, height=image.height)
+
+
+def take_images(where: str, messages: list[Message], folder: Path) -> tuple[list[Message], list[EncodedImage]]:
+    """The messages with `{type: image}` for each image, as chat templates take them, and the images in their order.
 
     A part is {type: image, image: ...} or {type: image_url, image_url: {url: ...}} with a file (beside the data, unless its
     path is absolute), a data: URL, or, in Parquet and datasets, {bytes, path}.
 
     Raises UserError: an image that cannot be found or decoded.
     """
-    images: list[bytes] = []
+    images: list[EncodedImage] = []
     for message in messages:
         if isinstance(message["content"], list):
             found = [(i, part) for i, part in enumerate(message["content"]) if part["type"] in ("image", "image_url")]
@@ -47,10 +63,10 @@ def _read(where: str, part: dict[str, Any], folder: Path) -> bytes:
         raise UserError(f"{where}: image {shorten(held)} cannot be read: {error}") from error
 
 
-def _decodable(where: str, data: bytes) -> bytes:
+def _decodable(where: str, data: bytes) -> EncodedImage:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
+            return EncodedImage(data=data, width=image.width, height=image.height)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{where} is broken: {error}") from error
-    return data
