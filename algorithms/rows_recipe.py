@@ -6,7 +6,7 @@ reward_model_recipe.py).
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -61,6 +61,7 @@ class RowsRecipe(ABC):
     config: Config
     algo: Any
     model: ModelInputs
+    model_path: str = field(init=False)
     tasks: dict[str, TaskRows]
     steps: list[StepRows]
     counts: Row
@@ -114,10 +115,9 @@ class RowsRecipe(ABC):
     def loss_in_words(self) -> str:
         """For the run's table."""
 
-    @property
-    def model_path(self) -> str:
-        """The model as transformers takes it."""
-        return self.model.path
+    def __post_init__(self) -> None:
+        """The loop wants the path alone."""
+        self.model_path = self.model.path
 
     @property
     def num_steps(self) -> int:

@@ -5,6 +5,7 @@ for a long time. Image mean and deviation are 0.5, so that mid-grey is 0.
 """
 
 from pathlib import Path
+from typing import Any
 
 SPECIAL_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
@@ -90,23 +91,23 @@ def build_tiny_vl(folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def draw_weights(model: "object") -> None:
+def draw_weights(model: Any) -> None:
     """Draws every matrix of a model anew, normally with mean 0 and std = min(0.08, 1 / sqrt(fan_in))."""
     import torch
 
     with torch.no_grad():
-        for parameter in model.parameters():  # type: ignore[attr-defined]
+        for parameter in model.parameters():
             if parameter.ndim >= 2:
                 fan_in = parameter[0].numel()
                 parameter.normal_(0.0, min(0.08, fan_in**-0.5))
 
 
-def _config(tokenizer: "object") -> "object":
+def _config(tokenizer: Any) -> Any:
     from transformers import Qwen3VLConfig
 
-    ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True))  # type: ignore[attr-defined]
+    ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True))
     text = {
-        "vocab_size": len(tokenizer),  # type: ignore[arg-type]
+        "vocab_size": len(tokenizer),
         "hidden_size": 128,
         "intermediate_size": 320,
         "num_hidden_layers": 4,
@@ -141,7 +142,7 @@ def _config(tokenizer: "object") -> "object":
     )
 
 
-def _processor() -> "object":
+def _processor() -> Any:
     from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 

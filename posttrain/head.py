@@ -50,7 +50,7 @@ class Head(nn.Module):
 
     def select(self, hidden_NH: Tensor, targets_NK: Tensor, temperature: float, banned_V: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Log-probabilities of several tokens a position (N, K), with gradient, and entropies (N,), without."""
-        bias_V = self.bias
+        bias_V: Tensor | None = self.bias
         if banned_V is not None:
             # A bias of -1e30 and not of -inf: a probability of 0 times it is 0 in the entropy, and not NaN.
             bias_V = (self.weight.new_zeros(len(self.weight)) if bias_V is None else bias_V).index_fill(0, banned_V, NEVER)

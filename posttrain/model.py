@@ -283,8 +283,9 @@ def _image_features(model: PreTrainedModel, images: ImageTensors) -> tuple[dict[
     """
     made = model.base_model.get_image_features(images.pixels, images.grids)
     levels = [made.pooler_output, *(made.get("deepstack_features") or ())]
-    unseen = torch.stack([features.sum() for level in levels for features in level]).sum() * 0 if not images.shown_R else 0.0
+    if not images.shown_R:
+        return {}, 0 * torch.stack([features.sum() for level in levels for features in level]).sum()
     made.pooler_output, *deepstack = [tuple(level[image] for image in images.shown_R) for level in levels]
     if deepstack:
         made.deepstack_features = deepstack
-    return {"image": made} if images.shown_R else {}, unseen
+    return {"image": made}, images.pixels.new_zeros(())

@@ -66,9 +66,10 @@ def _weights(lengths: list[list[int]], normalization: str | int) -> list[list[fl
     num_sequences, num_tokens = sum(map(len, lengths)), sum(map(sum, lengths))
 
     def weight(length: int) -> float:
-        if normalization == "token_mean":
-            return 1.0 / num_tokens
-        return 1.0 / (num_sequences * {"sequence_mean": length, "sequence_sum": 1}.get(str(normalization), normalization))
+        if isinstance(normalization, int):
+            return 1.0 / (num_sequences * normalization)
+        per_sequence = {"sequence_mean": length, "sequence_sum": 1}
+        return 1.0 / (num_tokens if normalization == "token_mean" else num_sequences * per_sequence[normalization])
 
     return [[weight(length) if length else 0.0 for length in row] for row in lengths]
 

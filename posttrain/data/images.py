@@ -16,9 +16,9 @@ from posttrain.types import EncodedImage, Message
 def decode(image: EncodedImage) -> Image.Image:
     """The picture's pixels, RGB: what engine and learner both give to their image processors. Transparency becomes white."""
     with Image.open(io.BytesIO(image.data)) as opened:
-        if opened.has_transparency_data:
-            opened = Image.alpha_composite(Image.new("RGBA", opened.size, "white"), opened.convert("RGBA"))
-        return opened.convert("RGB")
+        if not opened.has_transparency_data:
+            return opened.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", opened.size, "white"), opened.convert("RGBA")).convert("RGB")
 
 
 def blank(image: EncodedImage) -> EncodedImage:
