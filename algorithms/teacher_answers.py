@@ -18,6 +18,7 @@ from posttrain.algorithms.rollouts import TRAIN_SEED, Sampler, rollout_row
 from posttrain.cluster import Cluster
 from posttrain.config import Config
 from posttrain.console import Console
+from posttrain.data.images import give_images
 from posttrain.episodes import write_episodes
 from posttrain.errors import RunError
 from posttrain.files import whole
@@ -105,7 +106,7 @@ def keep(groups: Sequence[Group], min_reward: float, keep_per_prompt: int) -> tu
                 left_out[reason] += 1
                 continue
             taken.add(text)
-            messages = [*group.prompt.messages, {"role": "assistant", "content": text}]
+            messages = [*give_images(group.prompt.messages, group.prompt.images), {"role": "assistant", "content": text}]
             rows.append(
                 {"id": f"{group.prompt.id}#{index}", "messages": messages, "answer": group.prompt.reference, "reward": episode.outcome}
             )

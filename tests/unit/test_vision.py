@@ -260,3 +260,69 @@ def test_a_piece_moves_what_follows_by_its_larger_side(picture, geometry):
     piece, counts = read(np.array([20, geometry.image_token_id]), [picture(0, 64, 160)], geometry)
     assert (piece.extent, counts.tolist()) == (1 + 5, [1, 10])
     assert Piece(token_ids=np.arange(3)).extent == 3
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory, tiny_vl_path):
+    """families(model type): a tiny random model of another family with the tiny model's tokenizer, as a folder."""
+    from transformers import (
+        AutoConfig,
+        AutoModelForImageTextToText,
+        AutoTokenizer,
+        Qwen2_5_VLConfig,
+        Qwen2VLImageProcessor,
+        Qwen3VLMoeConfig,
+    )
+
+    from posttrain.builtin_vision import draw_weights
+
+    own = AutoConfig.from_pretrained(tiny_vl_path)
+    ids = {name: vars(own)[name] for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")}
+    text = {key: value for key, value in own.text_config.to_dict().items() if key not in ("model_type", "rope_parameters")}
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [6, 5, 5]}
+    moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "decoder_sparse_step": 1}
+    towers = {"depth": 2, "hidden_size": 64, "intermediate_size": 96, "num_heads": 2, "out_hidden_size": 128}
+    configs = {
+        "qwen2_5_vl": lambda: Qwen2_5_VLConfig(
+            text_config={**text, "head_dim": None, "rope_parameters": {**rope, "type": "mrope"}},
+            vision_config={**towers, "fullatt_block_indexes": [1], "window_size": 112},
+            **ids,
+        ),
+        "qwen3_vl_moe": lambda: Qwen3VLMoeConfig(
+            text_config={**text, **moe, "rope_parameters": {**rope, "mrope_interleaved": True}},
+            vision_config={**towers, "num_position_embeddings": 256, "deepstack_visual_indexes": [0]},
+            **ids,
+        ),
+    }
+
+    def make(model_type):
+        folder = tmp_path_factory.mktemp(model_type)
+        torch.manual_seed(0)
+        model = AutoModelForImageTextToText.from_config(configs[model_type]())
+        draw_weights(model)
+        model.save_pretrained(folder)
+        patch_size = model.config.vision_config.patch_size
+        sizes = {"shortest_edge": 4 * (2 * patch_size) ** 2, "longest_edge": 64 * (2 * patch_size) ** 2}
+        Qwen2VLImageProcessor(size=sizes, patch_size=patch_size, merge_size=2).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(tiny_vl_path).save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl_moe"])
+def test_the_other_families_are_scored_as_transformers_does(families, visual_groups, model_type):
+    path = families(model_type)
+    geometry, pixels = image_geometry(path), PixelReader(path)
+    model = load_model(path, "float32").train()
+    reference = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa").eval()
+    groups = visual_groups(5, 2, 2, 2)
+    batches = pack(groups, normalization="token_mean", microbatch_tokens=10_000, geometry=geometry)
+    assert batches[0].images
+    with torch.no_grad():
+        found = by_episode(batches, score(model, batches, pixels))
+        for group in groups:
+            for episode in group.episodes:
+                written = np.concatenate([turn.token_ids for turn in episode.turns])
+                expected = expected_logprobs((reference, AutoImageProcessor.from_pretrained(path)), geometry, group, episode)
+                torch.testing.assert_close(found[written.tobytes(), float(np.float32(episode.advantage))], expected, atol=1e-4, rtol=0)
