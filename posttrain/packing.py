@@ -190,9 +190,10 @@ def empty_batch() -> Batch:
 def sequence_batch(token_ids: IntArray, images: Sequence[EncodedImage] = (), geometry: ImageGeometry | None = None) -> Batch:
     """A plain sequence in which every token but the first and those of images is scored (weight 1, advantage 0)."""
     piece, counts = read(token_ids[1:], images, geometry)
+    is_text = counts > 0 if geometry is None else token_ids[1:] != geometry.image_token_id
     branch = _Branch(
         piece=piece,
-        is_trained=np.repeat(counts == 1 if geometry is None else token_ids[1:] != geometry.image_token_id, counts).astype(np.int64),
+        is_trained=np.repeat(is_text, counts).astype(np.int64),
         behavior_logprobs=np.zeros(len(piece.token_ids), np.float32),
         loss_weight=1.0,
         advantage=0.0,

@@ -13,16 +13,11 @@ from posttrain.errors import UserError
 from posttrain.model import TokenScorer, load_model, stream_tensors
 from posttrain.packing import empty_batch, pack, prompts_of, rewrite, sequence_batch
 from posttrain.pixels import PixelReader, image_geometry
-from posttrain.types import EncodedImage, Episode, Group, Prompt, Turn
+from posttrain.types import EncodedImage
 from posttrain.vision import Piece, num_tokens, read
 
 CPU = torch.device("cpu")
 SHAPES = st.tuples(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
-
-
-@pytest.fixture(scope="module")
-def geometry(tiny_vl_path):
-    return image_geometry(tiny_vl_path)
 
 
 @pytest.fixture(scope="module")
@@ -40,53 +35,6 @@ def reference(tiny_vl_path):
     """(model, image processor) of transformers alone."""
     model = AutoModelForImageTextToText.from_pretrained(tiny_vl_path, dtype=torch.float32, attn_implementation="sdpa").eval()
     return model, AutoImageProcessor.from_pretrained(tiny_vl_path)
-
-
-@pytest.fixture(scope="module")
-def visual_groups(picture, geometry):
-    """visual_groups(seed, num_groups, group_size, turns): up to two images in a prompt and in what follows a turn, some shown twice."""
-
-    def make(seed, num_groups=2, group_size=3, turns=2):
-        rng = np.random.default_rng(seed)
-        known = [picture([seed, k], *(int(side) for side in rng.integers(8, 200, 2))) for k in range(4)]
-        start, pad, end = geometry.image_token_id - 2, geometry.image_token_id, geometry.image_token_id - 1
-
-        def text(shortest=1):
-            return rng.integers(20, 390, int(rng.integers(shortest, 9))).tolist()
-
-        def shown(most):
-            images = [known[k] for k in rng.integers(0, len(known), int(rng.integers(0, most + 1)))]
-            ids = text()
-            for _ in images:
-                ids += [start, pad, end, *text(0)]
-            return np.array(ids), images
-
-        def episode(group):
-            written = []
-            for turn in range(turns):
-                ids = np.array(text())
-                back, images = shown(2) if turn < turns - 1 else (np.zeros(0, np.int64), [])
-                written.append(
-                    Turn(
-                        token_ids=ids,
-                        logprobs=(-6 + 0.1 * rng.normal(size=len(ids))).astype(np.float32),
-                        text="",
-                        stop_reason="stop",
-                        policy_version=0,
-                        observation_token_ids=back,
-                        observation_images=images,
-                    )
-                )
-            return Episode(prompt_id=str(group), turns=written, status="complete", advantage=float(rng.normal()))
-
-        groups = []
-        for group in range(num_groups):
-            ids, images = shown(2)
-            prompt = Prompt(id=str(group), task="t", messages=[], reference=None, images=images)
-            groups.append(Group(prompt=prompt, prompt_token_ids=ids, episodes=[episode(group) for _ in range(group_size)]))
-        return groups
-
-    return make
 
 
 def expected_logprobs(reference, geometry, group, episode):
