@@ -51,7 +51,6 @@ def make_model(folder: str) -> None:
     path = resolve("builtin:tiny_vl")
     config = AutoConfig.from_pretrained(path)
     config.text_config.update(TEXT)
-    config.text_config.layer_types = None
     config.vision_config.update(VISION)
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config)

@@ -18,7 +18,6 @@ from typing import Any
 
 from posttrain.config import TaskConfig
 from posttrain.data import generated
-from posttrain.data.images import take_images
 from posttrain.data.messages import check_messages, digest_of, is_heldout, with_system_prompt
 from posttrain.data.rows import fields_of, folder_of, raw_rows
 from posttrain.errors import UserError, nearest
@@ -152,8 +151,16 @@ def _stored_rows(task: TaskConfig) -> Iterator[_Row]:
         row = fields_of(where, raw)
         _check_columns(where, row)
         row_id = str(row["id"]) if "id" in row else None
-        messages, images = take_images(where, _messages(where, row), folder_of(task))
+        messages, images = _with_images(task, where, _messages(where, row))
         yield _Row(where=where, messages=messages, answer=row["answer"], id=row_id, images=images)
+
+
+def _with_images(task: TaskConfig, where: str, messages: list[Message]) -> tuple[list[Message], list[EncodedImage]]:
+    if all(isinstance(message["content"], str) for message in messages):
+        return messages, []
+    from posttrain.data.images import take_images  # Pillow, which prompts of text do without
+
+    return take_images(where, messages, folder_of(task))
 
 
 def _check_columns(where: str, names: Iterable[str]) -> None:
