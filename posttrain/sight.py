@@ -50,7 +50,7 @@ def check_sight(learners: Learners, batches: Sequence[Batch]) -> Row:
     gaps = np.concatenate([np.abs(one - other)[batch.loss_weights != 0] for batch, one, other in zip(batches, seen, unseen, strict=True)])
     if not gaps.max() > SMALLEST_DIFFERENCE:  # a NaN is no difference either
         raise RunError(
-            f"vision is disconnected: log-probabilities of {len(gaps)} tokens in texts with images differ by {gaps.max():.1e} at most when the "
-            "images are blank; the learner does not look at them"
+            f"vision is disconnected: log-probabilities of {len(gaps)} tokens in texts with images differ by {gaps.max():.1e} at most "
+            "when the images are blank; the learner does not look at them"
         )
     return {"checks/blind_abs_mean": float(gaps.mean()), "checks/blind_abs_max": float(gaps.max())}
