@@ -66,7 +66,10 @@ def visual_groups(path: str) -> list[Group]:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG")
     groups = random_groups(1, GROUP_SIZE, TEXT_TOKENS, COMPLETION_TOKENS, 250)
+    for turn in (turn for group in groups for episode in group.episodes for turn in episode.turns):
+        turn.token_ids += 20  # past the special tokens
     for group in groups:
+        group.prompt_token_ids += 20
         group.prompt.images = [EncodedImage(data=file.getvalue(), width=IMAGE_SIDE, height=IMAGE_SIDE)]
         group.prompt_token_ids[TEXT_TOKENS // 2] = geometry.image_token_id
     return groups
