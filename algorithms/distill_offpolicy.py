@@ -12,6 +12,7 @@ from posttrain.errors import UserError
 class DistillOffpolicyConfig(AlgoConfig):
     """A teacher answers the training prompts; what rewards and rules let through becomes dataset.jsonl."""
 
+    unused: ClassVar[tuple[str, ...]] = ("model.freeze",)
     makes: ClassVar[tuple[str, ...]] = ("dataset",)
     unused: ClassVar[tuple[str, ...]] = ("checks",)
 
@@ -20,6 +21,7 @@ class DistillOffpolicyConfig(AlgoConfig):
     group_size: int = 8  # answers a prompt
     min_reward: float = 1.0  # answers below it are left out
     keep_per_prompt: int = 2  # different answers of a prompt that are kept, the best first
+    top_k: int = 0  # above 0: rows hold the teacher's most likely tokens, which algo.soft_targets learns
 
     def validate(self) -> None:
         """Raises UserError: with the key, what was got and what was expected."""
@@ -27,6 +29,7 @@ class DistillOffpolicyConfig(AlgoConfig):
             "group_size": (self.group_size >= 1, "at least 1"),
             "min_reward": (isfinite(self.min_reward), "a number"),
             "keep_per_prompt": (self.keep_per_prompt >= 1, "at least 1"),
+            "top_k": (self.top_k >= 0, "0 or more"),
         }
         for key, (holds, expected) in rules.items():
             if not holds:

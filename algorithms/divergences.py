@@ -83,7 +83,7 @@ def with_tail(logprobs_NK: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class DistillationLoss:
-    """loss = divergence from the teacher + task_weight * task; itself an objective.
+    """loss = weight * divergence from the teacher + task_weight * task; itself an objective.
 
     importance: a factor without gradient for the divergence of tokens that were sampled by somebody else; only an estimate
     from sampled tokens needs one. Normaliser: token_mean, the mean over the student's tokens.
@@ -92,12 +92,13 @@ class DistillationLoss:
     task: Objective | None = None
     task_weight: float = 0.0
     importance: Objective | None = None
+    weight: float = 1.0
 
     def __call__(self, tokens: LossTokens) -> Tensor:
         """The whole loss of each token, shape (N,)."""
         if tokens.divergences_N is None:
             raise ValueError("distillation needs a teacher's scores, and the batch has none")
-        loss_N = tokens.divergences_N
+        loss_N = self.weight * tokens.divergences_N
         if self.importance is not None:
             loss_N = loss_N * self.importance(tokens)
         return loss_N if self.task is None else loss_N + self.task_weight * self.task(tokens)

@@ -12,6 +12,7 @@ from posttrain.errors import UserError
 class EvaluateConfig(AlgoConfig):
     """Samples eval.samples_per_prompt answers to each held-out prompt and counts; no learner is started."""
 
+    unused: ClassVar[tuple[str, ...]] = ("model.freeze",)
     makes: ClassVar[tuple[str, ...]] = ()
     unused: ClassVar[tuple[str, ...]] = ("checks",)
 

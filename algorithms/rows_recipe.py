@@ -19,8 +19,10 @@ from posttrain.data.messages import digest_of, is_heldout
 from posttrain.data.rendered import RenderedRows
 from posttrain.errors import UserError
 from posttrain.inputs import ModelInputs, prepare_model
+from posttrain.learner_spec import Distillation
+from posttrain.model import check_freeze
 from posttrain.stats import Row
-from posttrain.types import Batch, IntArray
+from posttrain.types import Batch, IntArray, SoftTargets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,8 @@ class ReadRows:
     """All rows of a task that could be read, and a line about each that cannot be used.
 
     places: of each row in its source. digests: what decides whether a row is held out. lengths: a row's tokens, 0 where it
-    cannot be used; longest: tokens of its longest document; int64. Both as the model reads them, images included.
+    cannot be used; longest: tokens of its longest document; int64; both as the model reads them, images included. soft_targets: of
+    each row, where they are learned from.
     """
 
     rendered: RenderedRows
@@ -37,6 +40,7 @@ class ReadRows:
     lengths: IntArray
     longest: IntArray
     problems: list[str]
+    soft_targets: Sequence[SoftTargets] = ()
 
     def is_used(self, row: int, max_tokens: int, overlong: str) -> bool:
         """Whether a row is trained on where documents have at most `max_tokens` tokens; one with images is never split."""
@@ -76,6 +80,7 @@ class RowsRecipe(ABC):
             `algo.overlong` refuses.
         """
         model = prepare_model(config)
+        check_freeze(model.path, config.model.freeze, is_reward_model=cls.is_reward_model)
         read = {task.name: cls.read(task, model, algo) for task in config.tasks}
         problems = [line for rows in read.values() for line in rows.problems]
         _settle(problems, algo.bad_rows, "cannot be used", "algo.bad_rows=skip leaves them out")
@@ -128,6 +133,10 @@ class RowsRecipe(ABC):
     def data_key(self) -> str:
         """Follows from all rows and what rendered them."""
         return digest_of([task.rows.rendered.key for task in self.tasks.values()]).hex()
+
+    def distillation(self) -> Distillation | None:
+        """There is no teacher."""
+        return None
 
     def measures(self) -> Mapping[str, Objective]:
         """What is told of held-out rows: the loss."""

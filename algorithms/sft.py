@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from posttrain.algorithms.supervised_config import SupervisedConfig
 from posttrain.config import Config
+from posttrain.errors import UserError
 
 
 @dataclass
@@ -14,6 +15,7 @@ class SftConfig(SupervisedConfig):
     normalization: str = "token_mean"  # tokens' weights; or sequence_mean, sequence_sum
     trained_turns: str = "all"  # assistant turns that are learned: all, or the last of each conversation
     rewriting: str = "split"  # where a chat template changes earlier messages: split by turns, or refuse the row
+    soft_targets: float = 0.0  # weight of KL(teacher, student) over rows' soft_targets; the rest, to 1, is -log p
 
     def validate(self) -> None:
         """Raises UserError: with the key, what was got and what was expected."""
@@ -21,6 +23,8 @@ class SftConfig(SupervisedConfig):
         self.check_choice("normalization", ("token_mean", "sequence_mean", "sequence_sum"))
         self.check_choice("trained_turns", ("all", "last"))
         self.check_choice("rewriting", ("split", "refuse"))
+        if not 0 <= self.soft_targets <= 1:
+            raise UserError(f"algo.soft_targets={self.soft_targets}: expected a weight from 0 to 1")
 
     def run(self, config: Config) -> None:
         """Trains."""

@@ -98,5 +98,7 @@ def cut(document: Document, max_tokens: int) -> list[Document]:
         is_trained = document.is_trained[piece].copy()
         is_trained[0] = False
         if is_trained.any():
-            pieces.append(Document(token_ids=document.token_ids[piece], is_trained=is_trained))
+            first = int(document.is_trained[: start + 1].sum())
+            targets = document.soft_targets and document.soft_targets.at(slice(first, first + int(is_trained.sum())))
+            pieces.append(Document(token_ids=document.token_ids[piece], is_trained=is_trained, soft_targets=targets))
     return pieces

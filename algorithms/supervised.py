@@ -17,7 +17,7 @@ from posttrain.config import Config
 from posttrain.console import Console
 from posttrain.errors import UserError
 from posttrain.fleet import Learners
-from posttrain.learner_spec import LearnerSpec
+from posttrain.learner_spec import Distillation, LearnerSpec
 from posttrain.metrics import MetricsWriter
 from posttrain.rundir import run_folder, write_config
 from posttrain.sight import check_sight, first_with_images
@@ -49,6 +49,9 @@ class Recipe(Protocol):
 
     def objective(self) -> Objective:
         """The loss of a token; picklable."""
+
+    def distillation(self) -> Distillation | None:
+        """How the batches' teacher is learned from, if they have one."""
 
     def measures(self) -> Mapping[str, Objective]:
         """What is told of held-out batches, as eval/<task>/<name>; `loss` is one of them."""
@@ -217,7 +220,8 @@ def _plan(config: Config, recipe: Recipe, cluster: Cluster, folder: Path) -> dic
         "model": f"{config.model.path}, {config.model.dtype}",
         **recipe.plan(),
         "optimizer": f"{train.steps} steps, lr {train.lr:g} {train.lr_schedule}, ZeRO {train.zero_stage}",
-        "micro-batch": f"up to {train.microbatch_tokens} packed tokens",
+        "micro-batch": f"up to {train.microbatch_tokens} packed tokens"
+        + (f", shared by {train.sequence_parallel} ranks" if train.sequence_parallel > 1 else ""),
         "processes": f"{learners.count} learner(s) x {learners.cpus} threads {learners.gpus} GPUs",
         "seed": str(config.run.seed),
         "files": str(folder),
@@ -231,6 +235,7 @@ def _learner_spec(config: Config, recipe: Recipe, threads: int) -> LearnerSpec:
         dtype=config.model.dtype,
         attention=config.model.attention,
         freeze=tuple(config.model.freeze),
+        distillation=recipe.distillation(),
         train=config.train,
         temperature=1.0,
         seed=config.run.seed,

@@ -67,10 +67,11 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Who sees whom in a stream, as one of the two backends wants it."""
+    """Who sees whom in a stream, as one of the two backends wants it. part: the rows that this process has of it."""
 
     blocks: list[Block]
     mask: BlockMask | None = None
+    part: slice = field(default_factory=lambda: slice(None))
 
 
 def layout_of(segment_ids_T: Tensor, prefix_ids_T: Tensor, backend: str) -> Layout:
@@ -205,9 +206,9 @@ def _flex(query: Tensor) -> Callable[..., Any]:
     return _compiled[0]
 
 
-def register() -> str:
-    """Makes the implementation known to transformers; returns the name to load a model with."""
-    AttentionInterface.register(NAME, attend)
+def register(implementation: Callable[..., Any] = attend) -> str:
+    """Makes the implementation known to transformers, for all models of the process; returns the name to load a model with."""
+    AttentionInterface.register(NAME, implementation)
     AttentionMaskInterface.register(NAME, _no_mask)
     return NAME
 

@@ -52,7 +52,7 @@ class TaskConfig:
     path: str | None = None  # file: .jsonl or .parquet, of `messages` (and `answer`); dataset: folder or hub name
     heldout_fraction: float = 0.25  # share of the distinct prompts kept for evaluation, chosen by their content
     system_prompt: str | None = None  # put before each prompt; default: what the model's chat template does
-    thinking: float = 1.0  # algo=sft: share of rows with <think> that keep it; a row's own `thinking` comes first
+    thinking: float = 1.0  # sft: share of rows with <think> that keep it; distill_offpolicy: of prompts with it
     rewards: dict[str, float] = field(default_factory=dict)  # reward name -> weight
     share: float = 1.0  # of the prompts of a batch, in proportion to the other tasks' shares
 
@@ -99,6 +99,7 @@ class TrainConfig:
     microbatch_tokens: int = 2048  # packed tokens in one forward and backward pass
     shared_prefix: bool = True  # a group's prompt stands once in the stream; false: once an episode
     zero_stage: int = 1  # DeepSpeed ZeRO stage, 0 to 3
+    sequence_parallel: int = 1  # learner ranks that share each micro-batch, a slice each (DeepSpeed Ulysses)
     gradient_checkpointing: bool = False  # less memory, one more forward pass
     compile: bool = False  # torch.compile each layer: on two cores 5 % faster after a slower start
     head_chunk_mb: float = 200.0  # megabytes of logits at a time: trained positions times vocabulary
@@ -192,7 +193,7 @@ class Config:
 _POSITIVE = (
     *("run.checkpoint_every", "run.keep_checkpoints", "model.context_tokens"),
     *("train.steps", "train.lr", "train.max_grad_norm", "train.prompts_per_step", "train.minibatches"),
-    *("train.microbatch_tokens", "train.head_chunk_mb", "rollout.max_completion_tokens", "rollout.max_turns"),
+    *("train.microbatch_tokens", "train.sequence_parallel", "train.head_chunk_mb", "rollout.max_completion_tokens", "rollout.max_turns"),
     *("rollout.temperature", "rollout.max_num_seqs", "rollout.kv_cache_gb", "cluster.num_engines", "cluster.num_learners"),
     *("cluster.deadline_s", "eval.num_prompts", "eval.samples_per_prompt"),
     *("rewards.num_processes", "rewards.timeout_s", "rewards.memory_gb"),
@@ -262,6 +263,15 @@ def validate(config: Config) -> None:
             not algo.uses("rollout") or config.rollout.max_completion_tokens < config.model.context_tokens,
             f"rollout.max_completion_tokens={config.rollout.max_completion_tokens}: expected less than "
             f"model.context_tokens={config.model.context_tokens}, which holds the prompt too",
+        ),
+        (
+            config.cluster.num_learners % train.sequence_parallel == 0,
+            f"train.sequence_parallel={train.sequence_parallel}: expected a divisor of cluster.num_learners={config.cluster.num_learners}, "
+            "because that many of its ranks share a micro-batch",
+        ),
+        (
+            train.sequence_parallel == 1 or not train.compile,
+            f"train.sequence_parallel={train.sequence_parallel}: has not been tried with train.compile=true; expected one of the two",
         ),
         (
             config.model.attention != "flex" or config.cluster.learner_gpus > 0,

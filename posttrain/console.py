@@ -124,7 +124,8 @@ def _training_rows(config: Config) -> dict[str, str]:
         "rollout batch": f"{train.prompts_per_step} prompts x group of {group_size} = {train.prompts_per_step * group_size} episodes",
         "optimizer": f"{train.steps} steps, {train.minibatches} a rollout batch, lr {train.lr:g} {train.lr_schedule}, "
         f"ZeRO {train.zero_stage}",
-        "micro-batch": f"up to {train.microbatch_tokens} packed tokens",
+        "micro-batch": f"up to {train.microbatch_tokens} packed tokens"
+        + (f", shared by {train.sequence_parallel} ranks" if train.sequence_parallel > 1 else ""),
     }
 
 

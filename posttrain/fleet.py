@@ -35,6 +35,7 @@ class Learners:
         """Creates the processes; `start` builds the model. make_spec takes the threads of a rank."""
         self.cluster = cluster
         placement = cluster.learners
+        self.num_sharing = make_spec(placement.cpus).train.sequence_parallel
         self.members = [cluster.spawn(f"learner_{i}", LEARNER, make_spec(placement.cpus), placement, i) for i in range(placement.count)]
 
     def begin_start(self) -> list[Call]:
@@ -45,15 +46,13 @@ class Learners:
 
     def step(self, batches: Sequence[Batch], objective: Objective) -> LearnerStats:
         """One optimizer step over micro-batches that make up the whole step."""
-        shares = spread(batches, len(self.members))
-        calls = [self.cluster.call(member, "step", share, objective) for member, share in zip(self.members, shares, strict=True)]
-        return LearnerStats.merge(self.cluster.wait(calls))
+        calls = [self.cluster.call(member, "step", share, objective) for member, share in self._deal(batches)]
+        return LearnerStats.merge(self.cluster.wait(calls)[:: self.num_sharing])
 
     def evaluate(self, batches: Sequence[Batch], measures: Mapping[str, Objective]) -> dict[str, float]:
         """The sum of each measure, under the loss weights, over micro-batches that make up the whole; without a step."""
-        shares = spread(batches, len(self.members))
-        calls = [self.cluster.call(member, "evaluate", share, measures) for member, share in zip(self.members, shares, strict=True)]
-        totals = self.cluster.wait(calls)
+        calls = [self.cluster.call(member, "evaluate", share, measures) for member, share in self._deal(batches)]
+        totals = self.cluster.wait(calls)[:: self.num_sharing]
         return {name: float(sum(total[name] for total in totals)) for name in measures}
 
     def score(self, batches: Sequence[Batch]) -> list[FloatArray]:
@@ -73,14 +72,18 @@ class Learners:
 
     def _score(self, batches: Sequence[Batch], temperature: float, *, by_reference: bool) -> Iterator[tuple[Batch, FloatArray]]:
         """(batch, float32 log-probabilities (T,), 0 where nothing is trained)."""
-        shares = spread(batches, len(self.members))
-        pairs = zip(self.members, shares, strict=True)
-        calls = [self.cluster.call(member, "score", share, temperature, by_reference) for member, share in pairs]
-        for share, scored in zip(shares, self.cluster.wait(calls), strict=True):
+        dealt = self._deal(batches)
+        calls = [self.cluster.call(member, "score", share, temperature, by_reference) for member, share in dealt]
+        for (_, share), scored in zip(dealt, self.cluster.wait(calls), strict=True):
             for batch, logprobs_N in zip(share, scored, strict=True):
                 logprobs_T = np.zeros(batch.num_tokens, np.float32)
                 logprobs_T[batch.loss_weights != 0] = logprobs_N
                 yield batch, logprobs_T
+
+    def _deal(self, batches: Sequence[Batch]) -> list[tuple[Any, list[Batch]]]:
+        """Every rank and its micro-batches; ranks that share streams stand together and have the same."""
+        shares = spread(batches, len(self.members) // self.num_sharing)
+        return [(member, shares[index // self.num_sharing]) for index, member in enumerate(self.members)]
 
     def score_canary(self, canary: Canary) -> FloatArray:
         """Log-probabilities of its tokens but the first and its images', at temperature 1."""

@@ -25,6 +25,9 @@ class Teaching(Protocol):
     def score(self, head: "Head", hidden_NH: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, ...]:
         """What `Head.forward` returns with a teacher."""
 
+    def at(self, places: Tensor) -> "Teaching":
+        """The same about some of the positions."""
+
 
 class Head(nn.Module):
     """Shares the parameters of a model's output layer."""

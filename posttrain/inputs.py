@@ -9,7 +9,7 @@ from posttrain.builtin_models import resolve
 from posttrain.config import Config, TaskConfig
 from posttrain.data.sources import load_task
 from posttrain.errors import UserError
-from posttrain.model import check_freeze, load_tokenizer, max_context_tokens
+from posttrain.model import check_freeze, check_sequence_parallel, load_tokenizer, max_context_tokens
 from posttrain.pixels import image_geometry
 from posttrain.rewards.manager import RewardManager
 from posttrain.rollout.render import Renderer
@@ -68,7 +68,7 @@ def prepare(config: Config) -> Inputs:
         tasks = {}
         for settings, prompts, manager in zip(config.tasks, data, managers, strict=True):
             train, heldout = ([(prompt, renderer.prompt(prompt.messages)) for prompt in half] for half in (prompts.train, prompts.heldout))
-            _check_lengths([*train, *heldout], config, model.geometry)
+            check_lengths([*train, *heldout], config, model.geometry)
             tasks[settings.name] = TaskInputs(config=settings, train=train, heldout=heldout, rewards=manager)
         tolerance = config.weights.canary_tolerance
         started.pop_all()  # from here on they are the caller's to close
@@ -94,17 +94,21 @@ def prepare_model(config: Config) -> ModelInputs:
     """What is to be known of the model before it is loaded.
 
     Raises:
-        UserError: nothing usable there, or it takes less than model.context_tokens.
+        UserError: nothing usable there, it takes less than model.context_tokens, or its heads cannot be shared by ranks.
     """
     model_path = resolve(config.model.path)
     tokenizer, longest = load_tokenizer(model_path), max_context_tokens(model_path)
     if config.model.context_tokens > longest:
         raise UserError(f"model.context_tokens={config.model.context_tokens}: {config.model.path} takes {longest} at most")
+    check_sequence_parallel(model_path, config.train.sequence_parallel)
     return ModelInputs(path=model_path, tokenizer=tokenizer, geometry=image_geometry(model_path))
 
 
-def _check_lengths(rendered: Sequence[RenderedPrompt], config: Config, geometry: ImageGeometry | None) -> None:
-    """As the model reads them, images included."""
+def check_lengths(rendered: Sequence[RenderedPrompt], config: Config, geometry: ImageGeometry | None) -> None:
+    """As the model reads them, images included.
+
+    Raises UserError: a prompt leaves no room for a completion, or its images and placeholders do not fit together.
+    """
     room = config.model.context_tokens - config.rollout.max_completion_tokens
     for prompt, token_ids in rendered:
         try:

@@ -21,6 +21,7 @@ import ray
 import torch
 from torch import Tensor
 
+from posttrain import attention
 from posttrain.algorithms.divergences import Divergence
 from posttrain.algorithms.losses import LossTokens, Objective
 from posttrain.config import TrainConfig
@@ -29,6 +30,7 @@ from posttrain.head import Teaching
 from posttrain.learner_spec import LearnerSpec
 from posttrain.model import AnswerScorer, TokenScorer, compile_layers, freeze, load_model, load_reward_model, load_tokenizer, stream_tensors
 from posttrain.pixels import PixelReader, reads_images, save_processor
+from posttrain.sequence_parallel import SharedStreams
 from posttrain.stats import LearnerStats, ScoredTokens
 from posttrain.teacher import TeacherScores
 from posttrain.teacher_head import SampledTeaching, TeacherHead
@@ -94,6 +96,7 @@ class Learner(Worker):
         self._clip_without_zero(optimizer)
         self.engine.train()
         self.reference = self._load_reference()
+        self.sharing = self._share_streams()
         self.advance()
         return int(num_parameters)
 
@@ -103,6 +106,14 @@ class Learner(Worker):
             return None
         model = load_model(self.spec.reference_path, self.spec.dtype).to(self.device).eval().requires_grad_(False)
         return TokenScorer(model, self.spec.train.head_chunk_mb)
+
+    def _share_streams(self) -> SharedStreams | None:
+        """With sequence parallelism, the other ranks of this one's group; attention is then theirs together."""
+        if self.spec.train.sequence_parallel == 1:
+            return None
+        sharing = SharedStreams(self.spec.train.sequence_parallel, read_at_predictors=not self.spec.is_reward_model)
+        attention.register(sharing.attention(self.model.config))
+        return sharing
 
     def _clip_without_zero(self, optimizer: torch.optim.Optimizer) -> None:
         """Plain float32 data parallelism: DeepSpeed's own clipping does not tell the norm, so it is done here."""
@@ -121,7 +132,8 @@ class Learner(Worker):
         """One optimizer step over this rank's micro-batches; the statistics are those of this rank alone.
 
         The loss is the sum over all ranks of loss_weights times the objective: DeepSpeed averages gradients over ranks,
-        so each rank's sum is multiplied by their number.
+        so each rank's sum is multiplied by their number. Ranks that share streams have the same micro-batches and statistics,
+        and each its own tokens' gradient.
         """
         with self.computing():
             return self._step(batches, objective)
@@ -155,8 +167,8 @@ class Learner(Worker):
         totals = dict.fromkeys(measures, 0.0)
         with torch.no_grad(), self.computing():
             for batch in batches:
-                logprobs_N, _ = self._score(self.engine, batch, self.spec.temperature)
-                tokens, weights_N = self._loss_tokens(batch, logprobs_N), self._trained(batch, batch.loss_weights)
+                logprobs_N, _, *taught = self._score(self.engine, batch, self.spec.temperature, self._teaching(batch))
+                tokens, weights_N = self._loss_tokens(batch, logprobs_N, *taught[:1]), self._trained(batch, batch.loss_weights)
                 for name, measure in measures.items():
                     totals[name] += float((weights_N * measure(tokens)).sum())
                 self.advance()
@@ -218,6 +230,8 @@ class Learner(Worker):
         return deepspeed.zero.GatheredParameters(list(self.model.parameters()))
 
     def _score(self, module: Any, batch: Batch, temperature: float, teaching: Teaching | None = None) -> tuple[Tensor, ...]:
+        if self.sharing is not None:
+            return self.sharing.score(module, batch, (self.device, self.attention), temperature, teaching)
         stream = stream_tensors(batch, self.device, self.attention, self.pixels)
         scored: tuple[Tensor, ...] = module(stream, temperature, teaching)
         return scored
@@ -230,7 +244,7 @@ class Learner(Worker):
         return fingerprints(sent)
 
     def _teaching(self, batch: Batch) -> Teaching | None:
-        """What the batch's teacher says, fetched from the object store.
+        """What the batch's teacher says, fetched from the object store if it is there.
 
         An empty batch that a rank was filled up with has a word on no tokens: under ZeRO 3 every rank has to go backward through
         as many outputs as the others.
@@ -242,7 +256,8 @@ class Learner(Worker):
         if batch.teacher_scores is None:
             assert not batch.loss_weights.any(), "a batch came without its teacher's scores"
             return SampledTeaching(divergence, self._trained(batch, batch.behavior_logprobs))
-        scores: TeacherScores = ray.get(batch.teacher_scores)
+        is_elsewhere = isinstance(batch.teacher_scores, ray.ObjectRef)
+        scores: TeacherScores = ray.get(batch.teacher_scores) if is_elsewhere else batch.teacher_scores
         return scores.teaching(divergence, self.teacher_heads.get(batch.teacher), self.device)
 
     def _loss_tokens(self, batch: Batch, policy_logprobs_N: Tensor, divergences_N: Tensor | None = None) -> LossTokens:

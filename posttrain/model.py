@@ -57,17 +57,38 @@ def num_output_rows(path: str, key: str = "model.path") -> int:
     return int(_from_pretrained(AutoConfig, path, key).get_text_config().vocab_size)
 
 
-def check_freeze(path: str, patterns: Sequence[str]) -> None:
-    """Builds the model without weights to see what `model.freeze` leaves to train.
+def check_sequence_parallel(path: str, num_ranks: int) -> None:
+    """Raises UserError: the model's streams, or its attention heads, cannot be shared by the ranks of `train.sequence_parallel`."""
+    if num_ranks == 1:
+        return
+    config = _from_pretrained(AutoConfig, path)
+    if config.get_text_config() is not config:
+        raise UserError(f"train.sequence_parallel={num_ranks}: {path} takes images, whose positions are not shared; expected 1")
+    heads, key_heads = attention_heads(config)
+    if heads % num_ranks or (key_heads % num_ranks and num_ranks % key_heads):
+        raise UserError(
+            f"train.sequence_parallel={num_ranks}: expected a divisor of the {heads} attention heads of {path}, and a divisor or a "
+            f"multiple of its {key_heads} key-value heads"
+        )
+
+
+def attention_heads(config: Any) -> tuple[int, int]:
+    """Attention heads of a text configuration, and those of keys and values."""
+    heads = int(config.num_attention_heads)
+    return heads, int(config.to_dict().get("num_key_value_heads") or heads)
+
+
+def check_freeze(path: str, patterns: Sequence[str], *, is_reward_model: bool = False) -> None:
+    """Builds the model without weights to see what `model.freeze` leaves to train; a reward model has a `score` and no output layer.
 
     Raises:
         UserError: a pattern that fits no parameter, or nothing left to train.
     """
     if not patterns:
         return
-    config = _from_pretrained(AutoConfig, path)
+    config = _from_pretrained(AutoConfig, path, num_labels=1)
     with torch.device("meta"):
-        model = _language_model_class(config).from_config(config)
+        model = (AutoModelForSequenceClassification if is_reward_model else _language_model_class(config)).from_config(config)
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -232,7 +253,7 @@ class TokenScorer(nn.Module):
 
     def hidden(self, stream: Stream) -> Tensor:
         """The last hidden states (N, H) that the trained positions are predicted from."""
-        return _body(self.model, stream)[stream.predictors_N[1]]
+        return _states(self.model, stream, stream.predictors_N[1])
 
 
 class AnswerScorer(nn.Module):
@@ -246,7 +267,7 @@ class AnswerScorer(nn.Module):
 
     def forward(self, stream: Stream, *_: object) -> tuple[Tensor, Tensor]:
         """As `TokenScorer.forward`, with scores in place of log-probabilities, and their entropies, which are 0: nothing is chosen."""
-        scores_N: Tensor = self.head(_body(self.model, stream)[stream.predictors_N[0]])
+        scores_N: Tensor = self.head(_states(self.model, stream, stream.predictors_N[0]))
         return scores_N, torch.zeros_like(scores_N)
 
 
@@ -264,16 +285,17 @@ class ScalarHead(nn.Module):
         return nn.functional.linear(hidden_NH.to(dtype), self.weight.to(dtype))[:, 0]
 
 
-def _body(model: PreTrainedModel, stream: Stream) -> Tensor:
-    """The last hidden states of a stream, (T, H)."""
-    positions = stream.position_ids[None] if stream.position_ids.ndim == 1 else stream.position_ids[:, None]
-    inputs = {"input_ids": stream.token_ids_T[None], "position_ids": positions, "layout": stream.layout, "use_cache": False}
+def _states(model: PreTrainedModel, stream: Stream, places_N: Tensor) -> Tensor:
+    """The last hidden states (N, H) at these places of a stream, all of which lie in the layout's part."""
+    part = stream.layout.part
+    positions = stream.position_ids[None, ..., part] if stream.position_ids.ndim == 1 else stream.position_ids[:, None, part]
+    inputs = {"input_ids": stream.token_ids_T[None, part], "position_ids": positions, "layout": stream.layout, "use_cache": False}
     if stream.images is None:
         hidden_TH: Tensor = model.base_model(**inputs).last_hidden_state[0]
-        return hidden_TH
+        return hidden_TH[places_N - (part.start or 0)]
     features, unseen = _image_features(model, stream.images)
     hidden_TH = model.base_model(**inputs, mm_encoder_outputs=features).last_hidden_state[0]
-    return hidden_TH + unseen
+    return hidden_TH[places_N] + unseen
 
 
 def _image_features(model: PreTrainedModel, images: ImageTensors) -> tuple[dict[str, Any], Tensor]:

@@ -145,13 +145,15 @@ def pack_documents(
     """Packs the documents of one optimizer step into micro-batches; none sees another, and positions begin anew with each.
 
     normalization: sequence_mean, token_mean or sequence_sum, as `loss_weights` has them, a document being a sequence. One
-    longer than the budget gets a micro-batch of its own.
+    longer than the budget gets a micro-batch of its own. prompt_ids of a micro-batch are the places of its documents in
+    `documents`.
     """
     [weights] = _weights([[int(document.is_trained.sum()) for document in documents]], normalization)
     trees = []
-    for document, weight in zip(documents, weights, strict=True):
+    for index, (document, weight) in enumerate(zip(documents, weights, strict=True)):
         piece, counts = read(document.token_ids, document.images, geometry)
-        trees.append(_Tree(prompt=piece, branches=[], prompt_loss_weights=np.repeat(document.is_trained * np.float32(weight), counts)))
+        weights_T = np.repeat(document.is_trained * np.float32(weight), counts)
+        trees.append(_Tree(prompt_id=str(index), prompt=piece, branches=[], prompt_loss_weights=weights_T))
     return [_stream(bin_) for bin_ in _fill(trees, microbatch_tokens)]
 
 

@@ -132,13 +132,17 @@ class LearnerStats:
         return self.sums["episode_entropy"] / max(1, self.sums["episodes"])
 
     def step_row(self) -> Row:
-        """What every objective has, as metrics."""
-        return {
+        """What every objective has, as metrics, and what a teacher adds where there is one."""
+        row: Row = {
             "loss/total": self.sums["loss"],
             "loss/grad_norm": self.grad_norm,
             "loss/lr": self.lr,
             "loss/trained_tokens": int(self.sums["tokens"]),
         }
+        if "divergence" in self.sums:
+            n = self.sums["tokens"]
+            row |= {"distill/kl_mean": self.sums["divergence"] / n, "distill/logprob_gap_mean": self.sums["teacher_gap"] / n}
+        return row
 
     def row(self) -> Row:
         """As metrics of a policy that sampled what it learns from."""
@@ -156,8 +160,6 @@ class LearnerStats:
         }
         if "ref_k3" in sums:
             row["loss/ref_k3"] = sums["ref_k3"] / n
-        if "divergence" in sums:
-            row |= {"distill/kl_mean": sums["divergence"] / n, "distill/logprob_gap_mean": sums["teacher_gap"] / n}
         if self.is_off_policy:
             pairs = enumerate(pairwise(LOG_RATIO_EDGES))
             row |= {f"loss/log_ratio_{low:g}_{high:g}": sums[f"log_ratio_{index}"] / n for index, (low, high) in pairs}

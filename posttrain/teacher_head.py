@@ -12,7 +12,7 @@ that the teacher names, `_H` hidden size of the model in question, `_V` vocabula
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,10 @@ class FullTeaching:
         scored: tuple[Tensor, ...] = _Divergences.apply(hidden_NH, head.weight, head.bias, targets_N, pairs)  # type: ignore[no-untyped-call]
         return scored
 
+    def at(self, places: Tensor) -> "FullTeaching":
+        """The same about some of the positions."""
+        return replace(self, hidden_NH=self.hidden_NH[places])
+
 
 @dataclass(frozen=True, slots=True)
 class TopTeaching:
@@ -60,6 +64,10 @@ class TopTeaching:
         divergences_N = self.divergence.differentiable(with_tail(self.logprobs_NK), with_tail(logprobs_NK[:, 1:]))
         return logprobs_NK[:, 0], entropies_N, divergences_N, self.target_logprobs_N
 
+    def at(self, places: Tensor) -> "TopTeaching":
+        """The same about some of the positions."""
+        return TopTeaching(self.divergence, self.ids_NK[places], self.logprobs_NK[places], self.target_logprobs_N[places])
+
 
 @dataclass(frozen=True, slots=True)
 class SampledTeaching:
@@ -73,6 +81,10 @@ class SampledTeaching:
         logprobs_NK, entropies_N = head.select(hidden_NH, targets_N[:, None], temperature)
         logprobs_N = logprobs_NK[:, 0]
         return logprobs_N, entropies_N, self.divergence.sampled(self.target_logprobs_N, logprobs_N), self.target_logprobs_N
+
+    def at(self, places: Tensor) -> "SampledTeaching":
+        """The same about some of the positions."""
+        return replace(self, target_logprobs_N=self.target_logprobs_N[places])
 
 
 def top_logprobs(head: Head, hidden_NH: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:

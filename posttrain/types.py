@@ -75,6 +75,7 @@ class Turn:
     logprobs: float32, one a token: log-probability under the distribution that was sampled from, in the engine.
     policy_version: the number of optimizer steps behind the weights that wrote this turn.
     observation_token_ids, observation_images: one image placeholder token for each image, as the engine takes them.
+    top_ids, top_logprobs: int64 and float32 (N, K), the K most likely tokens at each place, best first, where an engine was asked.
     """
 
     token_ids: IntArray
@@ -86,6 +87,8 @@ class Turn:
     observation: str | None = None
     observation_token_ids: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     observation_images: list[EncodedImage] = field(default_factory=list)
+    top_ids: IntArray | None = None
+    top_logprobs: FloatArray | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -174,8 +177,8 @@ class Batch:
     that a sum over all micro-batches of all ranks is the loss; 0 means not trained. behavior_logprobs are the engine's,
     old_logprobs the learner's before the step (None: the policy being trained is the old policy), ref_logprobs a frozen
     reference's (None: there is none). prompt_ids names the prompt of each tree in stream order ("arithmetic/17"). teacher
-    names the teacher whose word on the trained tokens is teacher_scores: a `posttrain.teacher.TeacherScores` in Ray's object
-    store (None: there is none).
+    names the teacher whose word on the trained tokens is teacher_scores: a `posttrain.teacher.TeacherScores`, or a reference to
+    one in Ray's object store (None: there is none).
 
     Where there are images, each is a run of placeholder tokens, and position_ids is (3, T): time, row and column. `images` holds
     each once, however often the stream shows it; image_runs, int64 (R, 2), says where each run begins and which image it is.
@@ -206,11 +209,35 @@ class Batch:
 
 
 @dataclass(slots=True, kw_only=True)
+class SoftTargets:
+    """What a teacher held likely where it wrote the N tokens of an answer.
+
+    token_ids: int64 (N,), what it wrote; logprobs: float32 (N,), of these. top_ids: int64 (N, K), its K most likely tokens at
+    each place, best first; top_logprobs: float32 (N, K).
+    """
+
+    token_ids: IntArray
+    logprobs: FloatArray
+    top_ids: IntArray
+    top_logprobs: FloatArray
+
+    def at(self, places: slice) -> "SoftTargets":
+        """Those of some of the tokens."""
+        return SoftTargets(
+            token_ids=self.token_ids[places],
+            logprobs=self.logprobs[places],
+            top_ids=self.top_ids[places],
+            top_logprobs=self.top_logprobs[places],
+        )
+
+
+@dataclass(slots=True, kw_only=True)
 class Conversation:
     """A conversation to learn from: one row of a task's data.
 
     where: the row's place, for error lines. digest: follows from the row's content alone. tools: JSON schemas that the chat
-    template lists. images: one for each of the messages' image parts, in their order.
+    template lists. images: one for each of the messages' image parts, in their order. soft_targets: of the last message, where
+    they are to be learned from.
     """
 
     where: str
@@ -218,6 +245,7 @@ class Conversation:
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
     images: list[EncodedImage] = field(default_factory=list)
+    soft_targets: SoftTargets | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -237,9 +265,10 @@ class Document:
     """A conversation, or a part of one, as tokens: token_ids int64 (T,), is_trained bool (T,), never true for the first.
 
     "2 + 3 =" answered by [20 21 2] is token_ids [10 11 12 13 20 21 2], is_trained [0 0 0 0 1 1 1]. images: one for each image
-    placeholder among the tokens, in their order.
+    placeholder among the tokens, in their order. soft_targets: of the trained tokens, if there are any.
     """
 
     token_ids: IntArray
     is_trained: NDArray[np.bool_]
     images: list[EncodedImage] = field(default_factory=list)
+    soft_targets: SoftTargets | None = None

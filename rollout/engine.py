@@ -9,7 +9,7 @@ was reset, repeats the batch bit by bit.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ class EngineSpec:
     context_tokens: int
     rollout: RolloutConfig
     threads: int
+    top_logprobs: int = 0  # most likely tokens that are told of each place of a turn
 
 
 class Engine(Worker):
@@ -81,6 +82,7 @@ class Engine(Worker):
             enforce_eager=not self.spec.rollout.compile,
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
+            max_logprobs=max(1, self.spec.top_logprobs),
             disable_log_stats=True,
             # Images only: for videos, of which there are none, vLLM would set memory aside and run the vision tower at the start.
             limit_mm_per_prompt=None if self.spec.geometry is None else {"image": MAX_IMAGES, "video": 0},
@@ -170,7 +172,7 @@ class _VllmSampler:
             max_tokens=max_tokens,
             logit_bias=None if geometry is None else dict.fromkeys(geometry.banned_token_ids, BANNED_LOGIT_BIAS),
             temperature=self.engine.spec.rollout.temperature,
-            logprobs=0,
+            logprobs=self.engine.spec.top_logprobs,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -190,10 +192,26 @@ class _VllmSampler:
         completion = output.outputs[0]
         token_ids = np.asarray(completion.token_ids, np.int64)
         logprobs = [row[token_id].logprob for row, token_id in zip(completion.logprobs, completion.token_ids, strict=True)]
+        top_ids, top_logprobs = most_likely(completion.logprobs, self.engine.spec.top_logprobs)
         return Turn(
             token_ids=token_ids,
             logprobs=np.asarray(logprobs, np.float32),
             text=self.engine.renderer.text(token_ids),
             stop_reason="length" if completion.finish_reason == "length" else "stop",
             policy_version=self.engine.policy_version,
+            top_ids=top_ids,
+            top_logprobs=top_logprobs,
         )
+
+
+def most_likely(rows: Sequence[Mapping[int, Any]], k: int) -> tuple[IntArray | None, FloatArray | None]:
+    """The k most likely tokens of each place, best first, and their log-probabilities, (N, k); None where k is 0.
+
+    rows: of each place vLLM's log-probabilities by token id: those of the k most likely tokens and, if it is another, of the
+    sampled one.
+    """
+    if not k:
+        return None, None
+    best = [sorted(((token, entry.logprob) for token, entry in row.items()), key=lambda pair: -pair[1])[:k] for row in rows]
+    ids = [[token for token, _ in pairs] for pairs in best]
+    return np.array(ids, np.int64), np.array([[logprob for _, logprob in pairs] for pairs in best], np.float32)

@@ -24,14 +24,14 @@ class Renderer:
         """`tokenizer`: a Hugging Face tokenizer with a chat template."""
         self.tokenizer = tokenizer
 
-    def prompt(self, messages: Sequence[Message]) -> IntArray:
-        """The prompt's tokens, up to where the assistant starts to write; int64.
+    def prompt(self, messages: Sequence[Message], **variables: Any) -> IntArray:
+        """The prompt's tokens, up to where the assistant starts to write; int64. variables: as `render` takes them.
 
         Raises:
             UserError: the template refuses these messages.
         """
         try:
-            text = self.render(messages, add_generation_prompt=True)
+            text = self.render(messages, add_generation_prompt=True, **variables)
         except Exception as error:  # a template is a program of the model's author and may raise anything
             raise UserError(f"the model's chat template refuses the messages {_shorten(messages)}: {error}") from error
         return self.encode(text)

@@ -72,7 +72,7 @@ class Transcriber:
             messages = [_thinking_apart(message) for message in messages]
         places = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
         chains: list[list[_Turn]] = []
-        for k in places[-1:] if self.last_turn_only else places:
+        for k in places[-1:] if self.last_turn_only or conversation.soft_targets else places:
             turn = self._turn(conversation, messages[: k + 1])
             if chains and turn.before.startswith(chains[-1][-1].before + chains[-1][-1].said):
                 chains[-1].append(turn)
@@ -127,9 +127,9 @@ class Transcriber:
         """Text between turns and text of turns, each tokenised by itself; nothing after the last turn."""
         token_ids, is_trained, done = [], [], 0
         for turn in chain:
-            for text, trained in ((turn.before[done:], False), (turn.said, True)):
-                token_ids.append(self.renderer.encode(text))
-                is_trained.append(np.full(len(token_ids[-1]), trained))
+            for tokens, trained in ((self.renderer.encode(turn.before[done:]), False), (self._written(conversation, turn.said), True)):
+                token_ids.append(tokens)
+                is_trained.append(np.full(len(tokens), trained))
             done = len(turn.before) + len(turn.said)
         document = Document(
             token_ids=np.concatenate(token_ids),
@@ -142,6 +142,26 @@ class Transcriber:
         except UserError as error:
             raise UserError(f"{conversation.where}: {error}") from error
         return document
+
+    def _written(self, conversation: Conversation, said: str) -> IntArray:
+        """The tokens of a turn: those that a teacher wrote where its word on them is learned, and is about them alone.
+
+        Raises:
+            UserError: the teacher's tokens are not this model's, or say something else than the message.
+        """
+        own, targets = self.renderer.encode(said), conversation.soft_targets
+        if targets is None:
+            return own
+        highest, num_known = int(max(targets.token_ids.max(), targets.top_ids.max())), len(self.renderer.tokenizer)
+        if highest >= num_known:
+            raise UserError(f"{conversation.where}: `soft_targets` name token {highest}, and the model's tokenizer has {num_known}")
+        theirs, ours = ("".join(self.renderer.text(ids).split()) for ids in (targets.token_ids, own))
+        if theirs != ours:
+            raise UserError(
+                f"{conversation.where}: `soft_targets` say {shorten(theirs)} by the model's tokenizer, and the message {shorten(ours)}: "
+                "another vocabulary, or the message was changed"
+            )
+        return targets.token_ids
 
 
 def _num_images(parts: Sequence[Message]) -> int:

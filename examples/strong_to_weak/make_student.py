@@ -1,7 +1,7 @@
 """Makes a smaller model of a larger one: `python make_student.py TEACHER STUDENT [EVERY]`, both Hugging Face folders.
 
-Every third layer of the teacher (the first, the fourth, ...; or every EVERY-th), with its embeddings, head, norms, tokenizer and
-chat template. Nothing is trained, so what comes out is a start and no model to be used.
+The teacher without every third layer (the second, the fifth, ...; or one of every EVERY), with its embeddings, head, norms, tokenizer
+and chat template. Nothing is trained, so what comes out is a start and no model to be used.
 """
 
 import re
@@ -19,7 +19,7 @@ def make(source: str, target: Path, every: int) -> None:
         return
     teacher = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
     config = teacher.config
-    kept = range(0, config.num_hidden_layers, every)
+    kept = [index for index in range(config.num_hidden_layers) if index % every != 1]
     config.num_hidden_layers = len(kept)
     if "layer_types" in vars(config):
         config.layer_types = [config.layer_types[index] for index in kept]

@@ -1,7 +1,8 @@
 """Conversations to learn from: a task's rows, each a list of messages that the assistant takes part in.
 
-A row: `messages`, and if need be `tools` (schemas), `thinking` (whether its <think> blocks stay); each may be JSON text. Left
-out on purpose: tokens (rollout/transcript.py), the order of use (algorithms/stages.py).
+A row: `messages`, and if need be `tools` (schemas), `thinking` (whether its <think> blocks stay), `soft_targets` (see
+soft_targets.py); each may be JSON text. Left out on purpose: tokens (rollout/transcript.py), the order of use
+(algorithms/stages.py).
 """
 
 import json
@@ -10,22 +11,26 @@ from collections.abc import Iterable
 from typing import Any
 
 from posttrain.config import TaskConfig
+from posttrain.data import soft_targets
 from posttrain.data.images import take_images
 from posttrain.data.messages import check_messages, digest_of, shorten, with_system_prompt
 from posttrain.data.rows import RawRow, fields_of, folder_of, usable_rows
 from posttrain.errors import UserError
 from posttrain.types import Conversation, Message
 
-COLUMNS = ("messages", "tools", "thinking")
+COLUMNS = ("messages", "tools", "thinking", soft_targets.FIELD)
 THINK_BLOCK = re.compile(r"^\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 
-def load_conversations(task: TaskConfig) -> tuple[list[Conversation], list[str]]:
+def load_conversations(task: TaskConfig, *, with_soft_targets: bool = False) -> tuple[list[Conversation], list[str]]:
     """All rows that can be used, in the order of the source, and one line about each of the others.
+
+    with_soft_targets: a row without them cannot be used; otherwise nobody looks at them.
 
     Raises UserError: there is no such file or dataset, or reading it cannot go on.
     """
-    usable, problems = usable_rows(task, COLUMNS, _check_columns, _conversation)
+    columns = COLUMNS if with_soft_targets else COLUMNS[:-1]
+    usable, problems = usable_rows(task, columns, _check_columns, _with_soft_targets if with_soft_targets else _conversation)
     _choose_thinking(usable, task.thinking)
     return [conversation for conversation, _ in usable], problems
 
@@ -37,8 +42,11 @@ def _check_columns(where: str, names: Iterable[str]) -> None:
 
 
 def _conversation(task: TaskConfig, where: str, raw: RawRow) -> tuple[Conversation, bool | None]:
+    return _from_fields(task, where, fields_of(where, raw))
+
+
+def _from_fields(task: TaskConfig, where: str, row: dict[str, Any]) -> tuple[Conversation, bool | None]:
     """With the row's own word on whether its thinking stays."""
-    row = fields_of(where, raw)
     _check_columns(where, row)
     checked = check_messages(where, from_json(where, row["messages"]))
     with_parts, images = take_images(where, checked, folder_of(task))
@@ -55,6 +63,18 @@ def _conversation(task: TaskConfig, where: str, raw: RawRow) -> tuple[Conversati
     digest = digest_of([messages, tools, [image.digest for image in images]])
     messages = with_system_prompt(where, messages, task.system_prompt)
     return Conversation(where=where, digest=digest, messages=messages, tools=tools or None, images=images), thinking
+
+
+def _with_soft_targets(task: TaskConfig, where: str, raw: RawRow) -> tuple[Conversation, bool | None]:
+    row = fields_of(where, raw)
+    conversation, thinking = _from_fields(task, where, row)
+    field = row.get(soft_targets.FIELD)
+    if field is None:
+        raise UserError(f"{where}: no `{soft_targets.FIELD}` to learn from; algo=distill_offpolicy writes them with algo.top_k above 0")
+    if conversation.messages[-1]["role"] != "assistant":
+        raise UserError(f"{where}: `{soft_targets.FIELD}` are the last message's, which has role {conversation.messages[-1]['role']}")
+    conversation.soft_targets = soft_targets.from_field(where, from_json(where, field))
+    return conversation, thinking
 
 
 def from_json(where: str, value: Any) -> Any:

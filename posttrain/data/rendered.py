@@ -73,7 +73,7 @@ def render_rows(
 
     rendered_by: JSON-able, all that `render` depends on. A UserError of `render` becomes a problem of its row.
     """
-    contents = [[c.messages, c.tools, [image.digest for image in c.images]] for c in conversations]
+    contents = [[c.messages, c.tools, [image.digest for image in c.images], *_written(c)] for c in conversations]
     key = digest_of([FORMAT, rendered_by, [digest_of(content).hex() for content in contents]]).hex()
     path = cache / f"{key}.npz"
     if path.exists():
@@ -84,6 +84,15 @@ def render_rows(
     rows = _render(conversations, render, key)
     _store(path, rows)
     return rows
+
+
+def _written(conversation: Conversation) -> list[str]:
+    """What a row follows from beside its texts, where there is such a thing: its soft targets."""
+    targets = conversation.soft_targets
+    if targets is None:
+        return []
+    arrays = (targets.token_ids, targets.logprobs, targets.top_ids, targets.top_logprobs)
+    return [hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()]
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

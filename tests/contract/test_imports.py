@@ -24,6 +24,7 @@ LAYERS: dict[str, int] = {
     **dict.fromkeys(
         ("posttrain.attention", "posttrain.head", "posttrain.model", "posttrain.learner", "posttrain.cluster", "posttrain.checkpoint"), 4
     ),
+    "posttrain.sequence_parallel": 4,
     **dict.fromkeys(("posttrain.teacher", "posttrain.teacher_head", "posttrain.teacher_inputs", "posttrain.served_teacher"), 4),
     **dict.fromkeys(("posttrain.pixels", "posttrain.sight"), 4),
     **dict.fromkeys(("posttrain.fleet", "posttrain.inputs", "posttrain.console", "posttrain.judge_service"), 4),
@@ -39,7 +40,7 @@ LAZY_AT_WILL = ("posttrain.run", "posttrain.algorithms")
 APART = ("posttrain.rewards", "posttrain.rollout", "posttrain.algorithms")
 OWNERS = {
     "vllm": {"posttrain.rollout.engine"},
-    "deepspeed": {"posttrain.learner"},
+    "deepspeed": {"posttrain.learner", "posttrain.sequence_parallel"},
     "ray": {"posttrain.cluster", "posttrain.worker", "posttrain.rollout.engine", "posttrain.learner"},
     "datasets": {"posttrain.data.hub"},
     "transformers": {

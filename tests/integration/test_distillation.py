@@ -35,19 +35,38 @@ def test_the_divergence_falls_and_agrees_with_what_was_sampled(start, teacher_pa
     assert all(row["time/teacher_s"] > 0 and row["loss/without_gradient_fraction"] == 0 for row in rows)
 
 
-def test_a_teachers_answers_become_rows(start, teacher_path):
-    keys = (f"algo.teacher={teacher_path}", "algo.group_size=4", "algo.min_reward=0.3", "algo.keep_per_prompt=1")
-    running = start("answers", "algo=distill_offpolicy", *keys, "train.prompts_per_step=50", "rollout.max_completion_tokens=40")
+@pytest.fixture(scope="module")
+def answers(launch, tmp_path_factory):
+    """The tiny model's answers with the tokens that it held likely."""
+    folder = tmp_path_factory.mktemp("answers")
+    keys = ["algo.teacher=builtin:tiny", "algo.group_size=4", "algo.min_reward=0.3", "algo.keep_per_prompt=1", "algo.top_k=4"]
+    keys += ["algo=distill_offpolicy", "train.prompts_per_step=50", "rollout.max_completion_tokens=40"]
+    running = launch(folder / "run", keys, folder / "log")
     assert running.finish().code == 0, running.err.read_text()
-    rows = [json.loads(line) for line in (running.folder / "dataset.jsonl").read_text().splitlines()]
-    episodes = [row for step in (1, 2) for row in pq.read_table(running.folder / f"episodes/step_00000{step}.parquet").to_pylist()]
+    return running
+
+
+def test_a_teachers_answers_become_rows(answers):
+    rows = [json.loads(line) for line in (answers.folder / "dataset.jsonl").read_text().splitlines()]
+    episodes = [row for step in (1, 2) for row in pq.read_table(answers.folder / f"episodes/step_00000{step}.parquet").to_pylist()]
     assert len(episodes) == 88 * 4
     good = {row["prompt_id"] for row in episodes if row["status"] == "complete" and row["outcome"] >= 0.3 and row["turn_texts"][0].strip()}
     assert {row["id"].partition("#")[0] for row in rows} == good and len(rows) == len(good) > 0
     assert all([message["role"] for message in row["messages"]] == ["user", "assistant"] and row["reward"] >= 0.3 for row in rows)
-    metrics = read_rows(running.folder / "metrics.jsonl")
+    metrics = read_rows(answers.folder / "metrics.jsonl")
     assert sum(row["distill/rows"] for row in metrics) == len(rows)
     assert all(sum(value for name, value in row.items() if name.startswith("distill/")) == row["rollout/episodes"] for row in metrics)
+
+
+@pytest.mark.slow
+def test_what_the_engine_said_of_each_token_is_what_the_learner_finds_there(answers, launch, tmp_path):
+    """The teacher's own weights as the student."""
+    base = ("algo=sft", "model=tiny", "task=conversations", f"task.path={answers.folder}/dataset.jsonl", "task.heldout_fraction=0.3")
+    student = launch(tmp_path / "student", ["algo.soft_targets=0.5", "train.steps=2", "train.warmup_steps=0"], tmp_path / "log", base)
+    assert student.finish().code == 0, student.err.read_text()
+    first, second = read_rows(student.folder / "metrics.jsonl")
+    assert abs(first["distill/kl_mean"]) < 1e-5 and abs(first["distill/logprob_gap_mean"]) < 1e-4
+    assert second["distill/kl_mean"] > 1e-5 and first["eval/conversations/kl"] < 1e-5
 
 
 @pytest.mark.slow

@@ -40,6 +40,13 @@ def test_the_judge_does_not_outlive_a_killed_driver(start):
     assert not servers()
 
 
+@pytest.mark.slow
+def test_a_teachers_answers_are_judged_too(start):
+    running = start("answers", "algo=distill_offpolicy", "rewards.judge_model=/no/such/judge")
+    result = running.finish()
+    assert result.code == 1 and "the judge /no/such/judge ended with exit code" in result.err
+
+
 def servers():
     """Processes of a judge's server."""
     return [process for process in psutil.process_iter(["cmdline"]) if "api_server" in " ".join(process.info["cmdline"] or [])]

@@ -54,9 +54,12 @@ def one_rank(tiny_path, packed, tmp_path_factory):
     return learn(tiny_path, tmp_path_factory.mktemp("one"), packed, 1, 1)
 
 
-@pytest.mark.parametrize(("ranks", "stage"), [(2, 1), (2, 3), (2, 0)])
-def test_two_ranks_make_the_same_update_as_one(tiny_path, packed, one_rank, tmp_path, ranks, stage):
-    stats, weights = learn(tiny_path, tmp_path, packed, ranks, stage)
+@pytest.mark.parametrize(
+    ("ranks", "stage", "sharing"),
+    [(2, 1, 1), (2, 3, 1), (2, 0, 1), (2, 1, 2), pytest.param(4, 3, 2, marks=pytest.mark.slow)],
+)
+def test_several_ranks_make_the_same_update_as_one(tiny_path, packed, one_rank, tmp_path, ranks, stage, sharing):
+    stats, weights = learn(tiny_path, tmp_path, packed, ranks, stage, sequence_parallel=sharing)
     for mine, reference in zip(stats, one_rank[0], strict=True):
         assert mine.sums["loss"] == pytest.approx(reference.sums["loss"], rel=1e-5)
         assert mine.episode_entropy == pytest.approx(reference.episode_entropy, rel=1e-5)

@@ -28,7 +28,7 @@ def base(tmp_path_factory):
     return [
         *("algo=sft", "model=tiny", "train.lr=1e-2", "task=conversations", f"task.path={path}", "task.heldout_fraction=0.2"),
         *("algo.bad_rows=skip", "algo.overlong=drop", f"train.steps={STEPS}", "eval.every=2", "run.checkpoint_every=1"),
-        *("run.keep_checkpoints=1", "train.microbatch_tokens=256"),
+        *("run.keep_checkpoints=1", "train.microbatch_tokens=256", "model.freeze=['*layers.0.*']"),
     ]
 
 
@@ -45,7 +45,7 @@ def weights(folder):
     return AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float32).state_dict()
 
 
-def test_it_learns_and_says_what_it_left_out(whole):
+def test_it_learns_and_says_what_it_left_out(whole, tiny_path):
     folder, result = whole
     rows = read_rows(folder / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
@@ -59,7 +59,9 @@ def test_it_learns_and_says_what_it_left_out(whole):
     assert [path.name for path in (folder / "logs").iterdir()] == ["learner_0.log"]
     best = min((loss, step) for step, loss in evaluated.items() if step)[1]
     assert (folder / "checkpoints/best").readlink().name == f"step_{best}" and f"is of step {best}: " in result.out
-    assert weights(folder / "checkpoints/best")
+    before = AutoModelForCausalLM.from_pretrained(tiny_path, dtype=torch.float32).state_dict()
+    after = weights(folder / "checkpoints/best")
+    assert {name for name in before if torch.equal(before[name], after[name])} == {name for name in before if ".layers.0." in name}
 
 
 def test_a_killed_run_ends_in_the_same_bits(whole, launch, base, tmp_path):

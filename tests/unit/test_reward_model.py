@@ -15,7 +15,7 @@ from posttrain.algorithms.reward_model_recipe import RewardModelRecipe, pair_of
 from posttrain.config import Config, ModelConfig, RunConfig, TaskConfig, TrainConfig, validate
 from posttrain.data.pairs import load_pairs
 from posttrain.errors import UserError
-from posttrain.model import AnswerScorer, load_reward_model, load_tokenizer, reward_padding, stream_tensors
+from posttrain.model import AnswerScorer, check_freeze, load_reward_model, load_tokenizer, reward_padding, stream_tensors
 from posttrain.packing import empty_batch, pack_pairs
 from posttrain.rewards.base import Abstain
 from posttrain.rewards.reward_model import RewardModel
@@ -181,23 +181,33 @@ def test_a_row_that_is_no_pair_is_named(tmp_path, row, expected):
     assert not pairs and "pairs.jsonl line 1" in problem and expected in problem
 
 
-def test_a_recipe_names_bad_and_long_pairs_once_and_holds_prompts_out_together(tmp_path, monkeypatch, tiny_path):
+@pytest.fixture
+def recipe_of(tmp_path, monkeypatch, tiny_path):
+    """recipe_of(rows, freeze): what algo=reward_model makes of them."""
     monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "cache"))
+
+    def make(rows, freeze=()):
+        path = tmp_path / "pairs.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        algo = RewardModelConfig(bad_rows="skip", overlong="drop", epochs=1.0, rows_per_step=4)
+        config = Config(
+            run=RunConfig(dir="x"),
+            model=ModelConfig(path=tiny_path, dtype="float32", context_tokens=512, freeze=list(freeze)),
+            task=TaskConfig(name="pairs", source="file", path=str(path), heldout_fraction=0.3),
+            algo=algo,
+            train=TrainConfig(microbatch_tokens=100),
+        )
+        validate(config)
+        return RewardModelRecipe.prepare(config, algo)
+
+    return make
+
+
+def test_a_recipe_names_bad_and_long_pairs_once_and_holds_prompts_out_together(recipe_of, tiny_path):
     rows = [{"prompt": f"{i // 2}?", "chosen": f"yes {i}", "rejected": f"no, {i}" * (1 + i % 5)} for i in range(40)]
     rows += [{"prompt": "?", "chosen": "a", "rejected": "a"}, {"prompt": "?", "chosen": "a", "rejected": "long " * 1000}]
     rows += [{"prompt": "?", "chosen": "<think>a</think>", "rejected": "<think>b</think> a"}]
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    algo = RewardModelConfig(bad_rows="skip", overlong="drop", epochs=1.0, rows_per_step=4)
-    config = Config(
-        run=RunConfig(dir="x"),
-        model=ModelConfig(path=tiny_path, dtype="float32", context_tokens=512),
-        task=TaskConfig(name="pairs", source="file", path=str(path), heldout_fraction=0.3),
-        algo=algo,
-        train=TrainConfig(microbatch_tokens=100),
-    )
-    validate(config)
-    recipe = RewardModelRecipe.prepare(config, algo)
+    recipe = recipe_of(rows)
     assert [line.partition("pairs.jsonl ")[2][:7] for line in recipe.remarks] == ["line 41", "line 43", "line 42"]
     task = recipe.tasks["pairs"]
     usable = [row for row in (*task.train, *task.heldout) if row < 40]
@@ -206,6 +216,17 @@ def test_a_recipe_names_bad_and_long_pairs_once_and_holds_prompts_out_together(t
         assert sum(batch.loss_weights.sum() for batch in batches) == pytest.approx(1.0, abs=1e-5)
         ends = [batch.token_ids[batch.loss_weights != 0] for batch in batches]
         assert {int(token) for own in ends for token in own} == {load_tokenizer(tiny_path).eos_token_id}
+
+
+def test_everything_but_the_score_can_be_frozen(tiny_path, folder, recipe_of):
+    check_freeze(tiny_path, ["model.*"], is_reward_model=True)
+    check_freeze(folder, ["score.weight"], is_reward_model=True)
+    with pytest.raises(UserError, match=r"model\.freeze: lm_head\* fits no parameter of "):
+        check_freeze(tiny_path, ["lm_head*"], is_reward_model=True)
+    rows = [{"prompt": f"{i}?", "chosen": "yes", "rejected": "no"} for i in range(20)]
+    assert recipe_of(rows, freeze=["model.*"]).num_steps
+    with pytest.raises(UserError, match=r"model\.freeze=\['model\.\*', 'score\*'\] leaves no parameter"):
+        recipe_of(rows, freeze=["model.*", "score*"])
 
 
 def test_padding_is_a_token_that_no_conversation_holds(tiny_path):

@@ -122,14 +122,14 @@ def prepare(tmp_path, monkeypatch, tiny_path):
     """prepare({task: rows}, **keys of algo): the recipe; a row may be a line that is no JSON."""
     monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "cache"))
 
-    def make(rows, context_tokens=512, steps=4, **keys):
+    def make(rows, context_tokens=512, steps=4, freeze=(), **keys):
         tasks = []
         for name, own in rows.items():
             path = tmp_path / f"{name}.jsonl"
             path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in own))
             tasks.append(TaskConfig(name=name, source="file", path=str(path), heldout_fraction=0.3))
         algo = SftConfig(**keys)
-        model = ModelConfig(path=tiny_path, dtype="float32", context_tokens=context_tokens)
+        model = ModelConfig(path=tiny_path, dtype="float32", context_tokens=context_tokens, freeze=list(freeze))
         mixture = {task.name: task for task in tasks[1:]}
         config = Config(model=model, task=tasks[0], mixture=mixture, algo=algo, train=TrainConfig(steps=steps))
         validate(replace(config, run=replace(config.run, dir="x")))
@@ -183,6 +183,13 @@ def test_stages_take_rows_by_length_and_tasks_by_share(prepare):
     ):
         with pytest.raises(UserError, match=message):
             prepare(rows, overlong="drop", stages=[bad])
+
+
+def test_what_is_frozen_is_checked_before_the_start(prepare):
+    rows = {"chat": [row(i) for i in range(20)]}
+    assert prepare(rows, freeze=["*embed_tokens*"]).num_steps
+    with pytest.raises(UserError, match=r"model\.freeze: score\.weight fits no parameter of "):
+        prepare(rows, freeze=["score.weight"])
 
 
 def test_the_data_key_follows_the_rows(prepare):
