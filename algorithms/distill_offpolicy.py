@@ -14,6 +14,7 @@ class DistillOffpolicyConfig(AlgoConfig):
 
     unused: ClassVar[tuple[str, ...]] = ("model.freeze",)
     makes: ClassVar[tuple[str, ...]] = ("dataset",)
+    unused: ClassVar[tuple[str, ...]] = ("checks",)
 
     name: str = "distill_offpolicy"
     teacher: str | None = None  # folder, hub name or builtin:<name>; null: model.path

@@ -14,6 +14,7 @@ class EvaluateConfig(AlgoConfig):
 
     unused: ClassVar[tuple[str, ...]] = ("model.freeze",)
     makes: ClassVar[tuple[str, ...]] = ()
+    unused: ClassVar[tuple[str, ...]] = ("checks",)
 
     name: str = "evaluate"
     solved_at: float = 1.0  # reward from which an answer counts as solved, for pass@k

@@ -31,6 +31,7 @@ from posttrain.metrics import MetricsWriter
 from posttrain.packing import leave_out, pack
 from posttrain.rollout.engine import EngineSpec
 from posttrain.rundir import run_folder, write_config
+from posttrain.sight import check_sight, prompts_to_look_at
 from posttrain.stats import Row, Timer, with_evaluation
 from posttrain.teacher_inputs import TeacherInputs, prepare_teachers
 from posttrain.types import Batch, Group
@@ -102,7 +103,8 @@ def loop(run: Run, metrics: MetricsWriter) -> None:
     if run.step >= config.train.steps:
         run.console.say(f"this run has its {run.step} steps already; raise train.steps to go on")
         return
-    before = run.rollouts.evaluate(0) if run.step == 0 else {}
+    looked_at = prompts_to_look_at(run.inputs)
+    before = {**check_sight(run.learners, looked_at), **(run.rollouts.evaluate(0) if run.step == 0 else {})}
     run.timer.take()
     while run.step < config.train.steps:
         take_busy_seconds(run)  # an evaluation's and the canary's are not the step's
@@ -123,6 +125,9 @@ def loop(run: Run, metrics: MetricsWriter) -> None:
         if last or _is_due(config.eval.every, run.step, config.train.minibatches):
             rows[-1] = with_evaluation(rows[-1], run.rollouts.evaluate(run.step))
             run.timer.take()
+        if _is_due(config.checks.every, run.step, config.train.minibatches):
+            rows[-1] |= check_sight(run.learners, looked_at)
+            run.timer.take()
         for row in rows:
             metrics.write(row)
         run.console.step(rows[-1])
@@ -138,16 +143,16 @@ def take_busy_seconds(run: Run) -> Row:
 
 def make_minibatches(run: Run, groups: Sequence[Group]) -> list[list[Batch]]:
     """Cuts a rollout batch into the micro-batches of each of its optimizer steps."""
-    train = run.config.train
+    train, normalization = run.config.train, run.algo.normalization
     parts = np.array_split(np.arange(len(groups)), train.minibatches)
     minibatches = [
         pack(
             [groups[i] for i in part],
-            normalization=run.algo.normalization,
-            max_tokens=run.config.rollout.max_completion_tokens,
+            normalization=run.config.rollout.max_completion_tokens if normalization == "constant" else normalization,
             microbatch_tokens=train.microbatch_tokens,
             shared_prefix=train.shared_prefix,
             skip_zero_advantage=not run.algo.needs_every_episode,
+            geometry=run.inputs.geometry,
         )
         for part in parts
     ]
@@ -264,6 +269,7 @@ def engine_spec(config: Config, inputs: Inputs, threads: int) -> EngineSpec:
     """What an engine for the inputs' model is told."""
     return EngineSpec(
         model_path=inputs.model_path,
+        geometry=inputs.geometry,
         dtype=config.model.dtype,
         context_tokens=config.model.context_tokens,
         rollout=config.rollout,

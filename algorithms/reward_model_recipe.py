@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from posttrain.builtin_models import cache_folder
 from posttrain.config import TaskConfig
 from posttrain.data.pairs import load_pairs
 from posttrain.data.rendered import render_rows, tokenizer_digest
+from posttrain.inputs import ModelInputs
 from posttrain.model import reward_padding
 from posttrain.packing import pack_pairs
 from posttrain.rollout.transcript import Transcriber
@@ -28,8 +29,9 @@ class RewardModelRecipe(RowsRecipe):
     algo: RewardModelConfig
 
     @classmethod
-    def read(cls, task: TaskConfig, tokenizer: Any, algo: RewardModelConfig) -> ReadRows:
+    def read(cls, task: TaskConfig, model: ModelInputs, algo: RewardModelConfig) -> ReadRows:
         """A task's pairs; the lengths of a row are those of both its documents."""
+        tokenizer = model.tokenizer
         reward_padding(tokenizer)  # a tokenizer without one is told of before anything is started
         pairs, unreadable = load_pairs(task)
         conversations = [conversation for pair in pairs for conversation in pair]

@@ -6,7 +6,7 @@ reward_model_recipe.py).
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,7 +18,7 @@ from posttrain.config import Config, TaskConfig
 from posttrain.data.messages import digest_of, is_heldout
 from posttrain.data.rendered import RenderedRows
 from posttrain.errors import UserError
-from posttrain.inputs import prepare_model
+from posttrain.inputs import ModelInputs, prepare_model
 from posttrain.learner_spec import Distillation
 from posttrain.model import check_freeze
 from posttrain.stats import Row
@@ -30,7 +30,8 @@ class ReadRows:
     """All rows of a task that could be read, and a line about each that cannot be used.
 
     places: of each row in its source. digests: what decides whether a row is held out. lengths: a row's tokens, 0 where it
-    cannot be used; longest: tokens of its longest document; int64. soft_targets: of each row, where they are learned from.
+    cannot be used; longest: tokens of its longest document; int64; both as the model reads them, images included. soft_targets: of
+    each row, where they are learned from.
     """
 
     rendered: RenderedRows
@@ -40,6 +41,10 @@ class ReadRows:
     longest: IntArray
     problems: list[str]
     soft_targets: Sequence[SoftTargets] = ()
+
+    def is_used(self, row: int, max_tokens: int, overlong: str) -> bool:
+        """Whether a row is trained on where documents have at most `max_tokens` tokens; one with images is never split."""
+        return bool(self.longest[row] <= max_tokens) or (overlong == "split" and not self.rendered.images[row])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +64,8 @@ class RowsRecipe(ABC):
 
     config: Config
     algo: Any
-    model_path: str
+    model: ModelInputs
+    model_path: str = field(init=False)
     tasks: dict[str, TaskRows]
     steps: list[StepRows]
     counts: Row
@@ -73,9 +79,9 @@ class RowsRecipe(ABC):
             UserError: whatever of model and data is missing or malformed, or a row that `algo.bad_rows` or
             `algo.overlong` refuses.
         """
-        model_path, tokenizer = prepare_model(config)
-        check_freeze(model_path, config.model.freeze, is_reward_model=cls.is_reward_model)
-        read = {task.name: cls.read(task, tokenizer, algo) for task in config.tasks}
+        model = prepare_model(config)
+        check_freeze(model.path, config.model.freeze, is_reward_model=cls.is_reward_model)
+        read = {task.name: cls.read(task, model, algo) for task in config.tasks}
         problems = [line for rows in read.values() for line in rows.problems]
         _settle(problems, algo.bad_rows, "cannot be used", "algo.bad_rows=skip leaves them out")
         tasks = {task.name: _part(task, read[task.name]) for task in config.tasks}
@@ -93,15 +99,13 @@ class RowsRecipe(ABC):
         counts: Row = {"data/train_rows": sum(len(task.train) for task in tasks.values())}
         counts |= {"data/heldout_rows": sum(len(task.heldout) for task in tasks.values())}
         counts |= {"data/bad_rows": len(problems), "data/overlong_rows": len(overlong)}
-        recipe = cls(
-            config=config, algo=algo, model_path=model_path, tasks=tasks, steps=steps, counts=counts, remarks=[*problems, *overlong]
-        )
+        recipe = cls(config=config, algo=algo, model=model, tasks=tasks, steps=steps, counts=counts, remarks=[*problems, *overlong])
         recipe._heldout_rows()
         return recipe
 
     @classmethod
     @abstractmethod
-    def read(cls, task: TaskConfig, tokenizer: Any, algo: Any) -> ReadRows:
+    def read(cls, task: TaskConfig, model: ModelInputs, algo: Any) -> ReadRows:
         """All rows of a task, rendered."""
 
     @abstractmethod
@@ -115,6 +119,10 @@ class RowsRecipe(ABC):
     @abstractmethod
     def loss_in_words(self) -> str:
         """For the run's table."""
+
+    def __post_init__(self) -> None:
+        """The loop wants the path alone."""
+        self.model_path = self.model.path
 
     @property
     def num_steps(self) -> int:
@@ -178,7 +186,7 @@ class RowsRecipe(ABC):
         """
         found = {}
         for name, task in self.tasks.items():
-            fitting = [row for row in task.heldout if self.algo.overlong == "split" or task.rows.longest[row] <= self._max_tokens()]
+            fitting = [row for row in task.heldout if task.rows.is_used(row, self._max_tokens(), self.algo.overlong)]
             if not fitting:
                 raise UserError(
                     f"task {name}: no held-out row has at most {self._max_tokens()} tokens; give it more rows or a longer stage"
@@ -218,10 +226,10 @@ def _stages(config: Config, algo: SupervisedConfig, tasks: dict[str, TaskRows]) 
         rows = {}
         for name in shares:
             task = tasks[name]
-            fits = task.rows.longest <= max_tokens
-            rows[name] = [row for row in task.train if fits[row] or algo.overlong == "split"]
-            for row in (row for row in (*task.train, *task.heldout) if not fits[row]):
+            rows[name] = [row for row in task.train if task.rows.is_used(row, max_tokens, algo.overlong)]
+            for row in (row for row in (*task.train, *task.heldout) if task.rows.longest[row] > max_tokens):
                 line = f"{task.rows.places[row]}: {task.rows.longest[row]} tokens, more than the {max_tokens} of stage {index + 1}"
+                line += "" if task.rows.is_used(row, max_tokens, "split") else ", and a row with images is not split"
                 overlong.setdefault((name, row), line)
             if not rows[name]:
                 raise UserError(f"algo.stages[{index}]: no row of task {name} has at most {max_tokens} tokens")

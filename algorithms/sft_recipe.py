@@ -5,8 +5,7 @@ depend on which rows stand together.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from posttrain.builtin_models import cache_folder
 from posttrain.config import TaskConfig
 from posttrain.data.conversations import load_conversations
 from posttrain.data.rendered import render_rows, tokenizer_digest
+from posttrain.inputs import ModelInputs
 from posttrain.learner_spec import Distillation
 from posttrain.packing import pack_documents
 from posttrain.rollout.transcript import Transcriber
@@ -34,13 +34,16 @@ class SftRecipe(RowsRecipe):
     algo: SftConfig
 
     @classmethod
-    def read(cls, task: TaskConfig, tokenizer: Any, algo: SftConfig) -> ReadRows:
+    def read(cls, task: TaskConfig, model: ModelInputs, algo: SftConfig) -> ReadRows:
         """A task's conversations as documents."""
         conversations, unreadable = load_conversations(task, with_soft_targets=algo.soft_targets > 0)
-        transcriber = Transcriber(tokenizer, last_turn_only=algo.trained_turns == "last", may_cut=algo.rewriting == "split")
-        rendered_by = [tokenizer_digest(tokenizer), algo.trained_turns, algo.rewriting]
+        transcriber = Transcriber(
+            model.tokenizer, last_turn_only=algo.trained_turns == "last", may_cut=algo.rewriting == "split", geometry=model.geometry
+        )
+        geometry = None if model.geometry is None else asdict(model.geometry)
+        rendered_by = [tokenizer_digest(model.tokenizer), algo.trained_turns, algo.rewriting, geometry]
         rendered = render_rows(conversations, transcriber.documents, rendered_by, cache_folder() / "documents")
-        lengths, longest = rendered.lengths()
+        lengths, longest = rendered.lengths(model.geometry)
         return ReadRows(
             rendered=rendered,
             places=[conversation.where for conversation in conversations],
@@ -84,7 +87,12 @@ class SftRecipe(RowsRecipe):
     def _pack(self, rows: Sequence[tuple[str, int]], max_tokens: int, normalization: str) -> list[Batch]:
         whole = (document for name, row in rows for document in self._documents(self.tasks[name].rows, row))
         documents = [piece for document in whole for piece in cut(document, max_tokens)]
-        batches = pack_documents(documents, normalization=normalization, microbatch_tokens=self.config.train.microbatch_tokens)
+        batches = pack_documents(
+            documents,
+            normalization=normalization,
+            microbatch_tokens=self.config.train.microbatch_tokens,
+            geometry=self.model.geometry,
+        )
         if self.algo.soft_targets:
             k = self._top_k()
             for batch in batches:

@@ -20,6 +20,7 @@ from posttrain.fleet import Learners
 from posttrain.learner_spec import Distillation, LearnerSpec
 from posttrain.metrics import MetricsWriter
 from posttrain.rundir import run_folder, write_config
+from posttrain.sight import check_sight, first_with_images
 from posttrain.stats import Row, Timer, with_evaluation
 from posttrain.types import Batch
 
@@ -118,7 +119,9 @@ def loop(run: Run, metrics: MetricsWriter) -> None:
     if run.step >= num_steps:
         run.console.say(f"this run has all of its {run.step} steps already")
         return
-    before = {**run.recipe.counts, **evaluate(run)} if run.step == 0 else {}
+    looked_at = first_with_images(batch for batches in run.recipe.heldout().values() for batch in batches)
+    before = check_sight(run.learners, looked_at)
+    before |= {**run.recipe.counts, **evaluate(run)} if run.step == 0 else {}
     while run.step < num_steps:
         row = {**before, **optimize(run)}
         before = {}
@@ -127,6 +130,8 @@ def loop(run: Run, metrics: MetricsWriter) -> None:
         if last or (config.eval.every and run.step % config.eval.every == 0):
             row = with_evaluation(row, evaluate(run))
             is_best = not run.best or row["eval/loss"] < run.best["loss"]
+        if config.checks.every and run.step % config.checks.every == 0:
+            row |= check_sight(run.learners, looked_at)
         metrics.write(row)
         run.console.supervised_step(row)
         if is_best:

@@ -24,6 +24,7 @@ from posttrain.config import Config
 from posttrain.console import Console
 from posttrain.data import soft_targets
 from posttrain.data.conversations import has_thinking
+from posttrain.data.images import give_images
 from posttrain.data.messages import digest_of
 from posttrain.episodes import write_episodes
 from posttrain.errors import RunError, UserError
@@ -54,7 +55,7 @@ def collect(config: Config, algo: DistillOffpolicyConfig) -> None:
     config_of_teacher = replace(config, model=replace(config.model, path=named))
     inputs = prepare(config_of_teacher)
     prompts, formats = both_formats(inputs, named)
-    check_lengths(prompts, config_of_teacher)
+    check_lengths(prompts, config_of_teacher, inputs.geometry)
     folder = run_folder(config)
     size = config.train.prompts_per_step
     batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
@@ -175,7 +176,7 @@ def _row(prompt: Prompt, index: int, episode: Episode, formats: Mapping[str, boo
     text = episode.text.strip()
     if "</think>" in text and "<think>" not in text:
         text = f"<think>\n{text}"
-    messages = [*prompt.messages, {"role": "assistant", "content": text}]
+    messages = [*give_images(prompt.messages, prompt.images), {"role": "assistant", "content": text}]
     row = {"id": f"{prompt.id}#{index}", "messages": messages, "answer": prompt.reference, "reward": episode.outcome}
     if prompt.id in formats:
         row["thinking"] = formats[prompt.id]

@@ -21,14 +21,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from posttrain.algorithms.divergences import Divergence
 from posttrain.algorithms.sapo import SapoConfig
-from posttrain.attention import layout_of
 from posttrain.builtin_models import resolve
 from posttrain.config import TrainConfig
 from posttrain.head import Head
 from posttrain.learner import Learner
 from posttrain.learner_spec import LearnerSpec
-from posttrain.model import TokenScorer, load_model
+from posttrain.model import TokenScorer, load_model, stream_tensors
 from posttrain.packing import pack
+from posttrain.pixels import PixelReader
 from posttrain.teacher_head import FullTeaching, TeacherHead
 from posttrain.types import Batch, Episode, Group, Prompt, Turn
 
@@ -215,14 +215,12 @@ def gradient(model: PreTrainedModel, groups: list[Group], shared_prefix: bool) -
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
-def accumulate_gradient(model: PreTrainedModel, batches: list[Batch], chunk_mb: float) -> None:
-    """Adds the gradient of the advantage-weighted log-probabilities."""
+def accumulate_gradient(model: PreTrainedModel, batches: list[Batch], chunk_mb: float, pixels: PixelReader | None = None) -> None:
+    """Adds the gradient of the advantage-weighted log-probabilities. pixels: of a model that reads images."""
     scorer = TokenScorer(model, chunk_mb)
     for batch in batches:
         trained = np.flatnonzero(batch.loss_weights)
-        layout = layout_of(torch.tensor(batch.segment_ids), torch.tensor(batch.prefix_ids), "blocks")
-        predictors = torch.tensor(np.stack([trained, batch.predictor_ids[trained]]))
-        logprobs, _ = scorer(torch.tensor(batch.token_ids), torch.tensor(batch.position_ids), layout, predictors, 1.0)
+        logprobs, _ = scorer(stream_tensors(batch, torch.device("cpu"), "blocks", pixels), 1.0)
         (torch.tensor(batch.loss_weights * batch.advantages)[trained] * logprobs).sum().backward()
 
 

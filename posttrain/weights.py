@@ -6,18 +6,21 @@ what the engine's loader does with a tensor, so a fixed canary sequence is score
 first request after a publish must find nothing in the engine's prefix cache. Pure functions and records: no Ray, no vLLM.
 """
 
+import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 import xxhash
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from posttrain.errors import WeightSyncError
-from posttrain.types import FloatArray
+from posttrain.types import EncodedImage, FloatArray, IntArray
+from posttrain.vision import ImageGeometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ WeightsManifest = dict[str, str]
 """Tensor name -> fingerprint."""
 
 NUM_CANARY_TOKENS = 48
+NUM_AFTER_IMAGE = 12
 DEFAULT_TOLERANCE = {"float32": 1e-3, "bfloat16": 2.0}
 """Max |log-probability difference| over the canary. float32 sums in another order differ by about 1e-5. Two bfloat16
 implementations of SmolLM2 differ by 0.15 to 0.6 on single tokens, so there the canary finds only gross faults, such as a
@@ -60,11 +64,36 @@ CANARY_TEXT = (
 )
 
 
-def canary_token_ids(tokenizer: object) -> NDArray[np.int64]:
-    """A fixed sequence of 48 tokens: plain text, longer than a prefix-cache block."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """A fixed sequence that both sides score, as an engine takes it; geometry: how the model reads its images, if it does."""
+
+    token_ids: IntArray
+    images: list[EncodedImage] = field(default_factory=list)
+    geometry: ImageGeometry | None = None
+
+
+def make_canary(tokenizer: object, geometry: ImageGeometry | None = None) -> Canary:
+    """48 tokens of plain text, longer than a prefix-cache block; for a model that reads images one stands before the last of them.
+
+    So an engine that keeps the features of an image over a publish is found out.
+    """
     ids: list[int] = tokenizer.encode(CANARY_TEXT, add_special_tokens=False)  # type: ignore[attr-defined]
     repeats = -(-NUM_CANARY_TOKENS // len(ids))
-    return np.asarray((ids * repeats)[:NUM_CANARY_TOKENS], dtype=np.int64)
+    text = (ids * repeats)[:NUM_CANARY_TOKENS]
+    if geometry is None:
+        return Canary(token_ids=np.asarray(text, np.int64))
+    shown = [*text[:-NUM_AFTER_IMAGE], geometry.image_token_id, *text[-NUM_AFTER_IMAGE:]]
+    return Canary(token_ids=np.asarray(shown, np.int64), images=[_canary_image()], geometry=geometry)
+
+
+def _canary_image() -> EncodedImage:
+    """64 x 64 pixels in which every patch differs, in colour too; PNG is lossless, so both sides see the same."""
+    rows, columns = np.indices((64, 64))
+    pixels = np.stack([rows * 4, columns * 4, (rows * columns) % 256], axis=-1).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return EncodedImage(data=file.getvalue(), width=64, height=64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

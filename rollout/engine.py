@@ -16,21 +16,32 @@ from typing import Any
 import numpy as np
 
 from posttrain.config import RolloutConfig
+from posttrain.data.images import decode
 from posttrain.rollout.env import Environment
 from posttrain.rollout.loop import EpisodeJob, EpisodeLoop, RequestRefused
 from posttrain.rollout.render import Renderer
-from posttrain.types import Episode, FloatArray, IntArray, Turn
+from posttrain.types import EncodedImage, Episode, FloatArray, IntArray, Turn
+from posttrain.vision import ImageGeometry
+from posttrain.weights import Canary
 from posttrain.worker import Worker
 
 BLOCK_TOKENS = 32
 """Prefix-cache granularity: short enough that a group shares most of a short prompt, and what the CPU kernels want."""
 
+MAX_IMAGES = 64
+"""Of one request."""
+
+BANNED_LOGIT_BIAS = -100.0
+"""The lowest that vLLM takes: a factor of 4e-44, which float32 rounds to 0 beside 1. vLLM adds it before it tells log-probabilities,
+so those are the ones without the banned tokens, and the learner leaves them out too (`Batch.banned_token_ids`)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """What an engine needs to know of the configuration."""
+    """What an engine needs to know of the configuration. geometry: how the model reads images; None: it reads text only."""
 
     model_path: str
+    geometry: ImageGeometry | None = None
     dtype: str
     context_tokens: int
     rollout: RolloutConfig
@@ -73,6 +84,8 @@ class Engine(Worker):
             logprobs_mode="processed_logprobs",
             max_logprobs=max(1, self.spec.top_logprobs),
             disable_log_stats=True,
+            # Images only: for videos, of which there are none, vLLM would set memory aside and run the vision tower at the start.
+            limit_mm_per_prompt=None if self.spec.geometry is None else {"image": MAX_IMAGES, "video": 0},
             seed=0,
         )
         self.renderer = Renderer(self.llm.get_tokenizer())
@@ -110,25 +123,37 @@ class Engine(Worker):
 
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": consumed()})
         self.llm.reset_prefix_cache()
+        if self.spec.geometry is not None:
+            self.llm.llm_engine.reset_encoder_cache()  # images' features by the old vision tower
         self.policy_version = policy_version
         self.advance()
         return received
 
-    def canary(self, token_ids: IntArray) -> tuple[FloatArray, int]:
-        """Log-probabilities of token_ids[1:] given those before, and how many tokens a plain request took from the cache.
+    def canary(self, canary: Canary) -> tuple[FloatArray, int]:
+        """Log-probabilities of its tokens but the first and its images', and how many tokens a plain request took from the cache.
 
         Two requests at once: vLLM never reads the cache for one that wants its prompt's log-probabilities. The plain one is just
         long enough to be found there.
         """
         from vllm import SamplingParams
 
-        prompts: Any = [{"prompt_token_ids": token_ids[:length].tolist()} for length in (BLOCK_TOKENS + 1, len(token_ids))]
+        prompts: Any = [request(canary.token_ids[: BLOCK_TOKENS + 1], ()), request(canary.token_ids, canary.images)]
         params = [SamplingParams(max_tokens=1, temperature=0.0), SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)]
         plain, scored = self.llm.generate(prompts, params, use_tqdm=False)
         self.advance()
-        rows = zip((scored.prompt_logprobs or [])[1:], token_ids[1:].tolist(), strict=True)
-        logprobs = [row[token_id].logprob for row, token_id in rows if row]
+        rows = zip((scored.prompt_logprobs or [])[1:], (scored.prompt_token_ids or [])[1:], strict=True)
+        unscored = set() if canary.geometry is None else {canary.geometry.image_token_id}
+        logprobs = [row[token_id].logprob for row, token_id in rows if row and token_id not in unscored]
         return np.asarray(logprobs, np.float32), int(plain.num_cached_tokens or 0)
+
+
+def request(token_ids: IntArray, images: Sequence[EncodedImage]) -> dict[str, Any]:
+    """A prompt as vLLM takes it. Images go by their digest in its caches: of pixels, of features, of prefixes."""
+    asked: dict[str, Any] = {"prompt_token_ids": token_ids.tolist()}
+    if images:
+        asked["multi_modal_data"] = {"image": [decode(image) for image in images]}
+        asked["multi_modal_uuids"] = {"image": [image.digest for image in images]}
+    return asked
 
 
 class _VllmSampler:
@@ -138,18 +163,20 @@ class _VllmSampler:
         self.engine = engine
         self.vllm = engine.llm.llm_engine
 
-    def submit(self, request_id: int, token_ids: IntArray, max_tokens: int) -> None:
+    def submit(self, request_id: int, token_ids: IntArray, images: Sequence[EncodedImage], max_tokens: int) -> None:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        geometry = self.engine.spec.geometry
         params = SamplingParams(
             max_tokens=max_tokens,
+            logit_bias=None if geometry is None else dict.fromkeys(geometry.banned_token_ids, BANNED_LOGIT_BIAS),
             temperature=self.engine.spec.rollout.temperature,
             logprobs=self.engine.spec.top_logprobs,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        prompt: Any = {"prompt_token_ids": token_ids.tolist()}
+        prompt: Any = request(token_ids, images)
         try:
             self.vllm.add_request(str(request_id), prompt, params)
         except ValueError as error:

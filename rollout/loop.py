@@ -16,7 +16,7 @@ import numpy as np
 
 from posttrain.rollout.env import Environment
 from posttrain.rollout.render import Renderer
-from posttrain.types import Episode, IntArray, Message, Prompt, Turn
+from posttrain.types import EncodedImage, Episode, IntArray, Message, Prompt, Turn
 
 RESPONSE_THREADS = 16
 
@@ -28,8 +28,8 @@ class RequestRefused(Exception):
 class TurnSampler(Protocol):
     """What the loop needs of an engine."""
 
-    def submit(self, request_id: int, token_ids: IntArray, max_tokens: int) -> None:
-        """Queues one turn; raises RequestRefused when the engine cannot take it."""
+    def submit(self, request_id: int, token_ids: IntArray, images: Sequence[EncodedImage], max_tokens: int) -> None:
+        """Queues one turn, with an image for each placeholder among its tokens; raises RequestRefused when the engine cannot take it."""
 
     def step(self) -> list[tuple[int, Turn]]:
         """Advances all running turns by one engine step; returns the turns that ended."""
@@ -52,6 +52,10 @@ class _Running:
     messages: list[Message]
     context: IntArray
     turns: list[Turn] = field(default_factory=list)
+
+    @property
+    def images(self) -> list[EncodedImage]:
+        return [*self.job.prompt.images, *(image for turn in self.turns for image in turn.observation_images)]
 
     @property
     def num_written(self) -> int:
@@ -91,7 +95,7 @@ class EpisodeLoop:
         """Starts the episode's next turn; the failed episode if the engine refuses it."""
         request_id = next(self._request_ids)
         try:
-            self.sampler.submit(request_id, running.context, self.max_completion_tokens - running.num_written)
+            self.sampler.submit(request_id, running.context, running.images, self.max_completion_tokens - running.num_written)
         except RequestRefused as refusal:
             return _finish(running, failure=f"engine: {refusal}")
         self._writing[request_id] = running

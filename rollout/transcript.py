@@ -19,6 +19,7 @@ from posttrain.data.messages import shorten
 from posttrain.errors import UserError
 from posttrain.rollout.render import Renderer
 from posttrain.types import Conversation, Document, IntArray, Message
+from posttrain.vision import ImageGeometry, read
 
 _PROBE = "0"
 """Stands for a thought when the template is asked whether it takes thinking apart from the content."""
@@ -26,18 +27,26 @@ _PROBE = "0"
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """before: the text up to where the assistant starts to write; said: its text, the end-of-turn token included."""
+    """before: the text up to where the assistant starts to write; said: its text, the end-of-turn token included.
+
+    num_images: those in the messages up to it.
+    """
 
     before: str
     said: str
+    num_images: int
 
 
 class Transcriber:
     """Renders conversations by one model's chat template."""
 
-    def __init__(self, tokenizer: Any, *, last_turn_only: bool, may_cut: bool) -> None:
-        """last_turn_only: otherwise every assistant turn is trained. may_cut: otherwise a template that rewrites is refused."""
+    def __init__(self, tokenizer: Any, *, last_turn_only: bool, may_cut: bool, geometry: ImageGeometry | None = None) -> None:
+        """last_turn_only: otherwise every assistant turn is trained. may_cut: otherwise a template that rewrites is refused.
+
+        geometry: how the model reads images; None: it reads text only.
+        """
         self.renderer = Renderer(tokenizer)
+        self.geometry = geometry
         self.end_tokens = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         self.last_turn_only = last_turn_only
         self.may_cut = may_cut
@@ -55,10 +64,9 @@ class Transcriber:
         """One document, or several where the template rewrites history; every trained turn stands in exactly one.
 
         Raises:
-            UserError: the row holds an image, or the template refuses it, leaves out what it says, or must not be cut.
+            UserError: the row holds an image that the model cannot read, or the template refuses it, leaves out what it says, or
+            must not be cut.
         """
-        if conversation.images:
-            raise UserError(f"{conversation.where}: holds an image, and the model is trained on text only")
         messages = conversation.messages
         if self.takes_thinking_apart:
             messages = [_thinking_apart(message) for message in messages]
@@ -112,7 +120,8 @@ class Transcriber:
         missing = [part for part in parts if part not in said] + [name for name in tools if name not in before]
         if missing:
             raise UserError(f"{conversation.where}: the chat template leaves out {shorten(missing[0])} in message {len(context)}")
-        return _Turn(before, said[:end])
+        num_images = sum(isinstance(message["content"], list) and _num_images(message["content"]) for message in context)
+        return _Turn(before, said[:end], num_images)
 
     def _document(self, conversation: Conversation, chain: Sequence[_Turn]) -> Document:
         """Text between turns and text of turns, each tokenised by itself; nothing after the last turn."""
@@ -122,8 +131,16 @@ class Transcriber:
                 token_ids.append(tokens)
                 is_trained.append(np.full(len(tokens), trained))
             done = len(turn.before) + len(turn.said)
-        document = Document(token_ids=np.concatenate(token_ids), is_trained=np.concatenate(is_trained))
+        document = Document(
+            token_ids=np.concatenate(token_ids),
+            is_trained=np.concatenate(is_trained),
+            images=conversation.images[: chain[-1].num_images],
+        )
         document.is_trained[0] = False  # nothing predicts it
+        try:
+            read(document.token_ids, document.images, self.geometry)
+        except UserError as error:
+            raise UserError(f"{conversation.where}: {error}") from error
         return document
 
     def _written(self, conversation: Conversation, said: str) -> IntArray:
@@ -147,7 +164,13 @@ class Transcriber:
         return targets.token_ids
 
 
+def _num_images(parts: Sequence[Message]) -> int:
+    return sum(part["type"] == "image" for part in parts)
+
+
 def _thinking_apart(message: Message) -> Message:
+    if not isinstance(message["content"], str):
+        return message
     thinking, answer = _thinking_and_answer(message)
     return {**message, "content": answer, "reasoning_content": thinking} if thinking else message
 

@@ -219,6 +219,7 @@ class _Sampler:
     def _start(self) -> None:
         from posttrain.cluster import Cluster
         from posttrain.fleet import Engines
+        from posttrain.pixels import image_geometry
         from posttrain.rollout.engine import EngineSpec
 
         settings = self.settings
@@ -236,7 +237,12 @@ class _Sampler:
         engines = Engines(
             cluster,
             lambda threads: EngineSpec(
-                model_path=self.model_path, dtype=settings.dtype, context_tokens=settings.context_tokens, rollout=rollout, threads=threads
+                model_path=self.model_path,
+                geometry=image_geometry(self.model_path),
+                dtype=settings.dtype,
+                context_tokens=settings.context_tokens,
+                rollout=rollout,
+                threads=threads,
             ),
         )
         self.bench.say(f"starting {settings.num_engines} engine(s) with {settings.model}")

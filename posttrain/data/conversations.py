@@ -8,14 +8,13 @@ soft_targets.py); each may be JSON text. Left out on purpose: tokens (rollout/tr
 import json
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from posttrain.config import TaskConfig
 from posttrain.data import soft_targets
 from posttrain.data.images import take_images
 from posttrain.data.messages import check_messages, digest_of, shorten, with_system_prompt
-from posttrain.data.rows import RawRow, fields_of, usable_rows
+from posttrain.data.rows import RawRow, fields_of, folder_of, usable_rows
 from posttrain.errors import UserError
 from posttrain.types import Conversation, Message
 
@@ -49,18 +48,19 @@ def _conversation(task: TaskConfig, where: str, raw: RawRow) -> tuple[Conversati
 def _from_fields(task: TaskConfig, where: str, row: dict[str, Any]) -> tuple[Conversation, bool | None]:
     """With the row's own word on whether its thinking stays."""
     _check_columns(where, row)
-    folder = Path(task.path or "").expanduser()
     checked = check_messages(where, from_json(where, row["messages"]))
-    with_parts, images = take_images(where, checked, folder if folder.is_dir() else folder.parent)
+    with_parts, images = take_images(where, checked, folder_of(task))
     messages = [think_inline(plain(where, message)) for message in with_parts]
     if not any(message["role"] == "assistant" for message in messages):
         raise UserError(f"{where}: no message is the assistant's, so there is nothing to learn")
+    if any(message["role"] == "assistant" and not isinstance(message["content"], str) for message in messages):
+        raise UserError(f"{where}: the assistant shows an image, expected text")
     tools, thinking = from_json(where, row.get("tools")), row.get("thinking")
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise UserError(f"{where}: `tools` is {shorten(tools)}, expected a list of schemas")
     if not isinstance(thinking, bool | None):
         raise UserError(f"{where}: `thinking` is {shorten(thinking)}, expected true or false")
-    digest = digest_of([messages, tools, [digest_of(image.hex()).hex() for image in images]])
+    digest = digest_of([messages, tools, [image.digest for image in images]])
     messages = with_system_prompt(where, messages, task.system_prompt)
     return Conversation(where=where, digest=digest, messages=messages, tools=tools or None, images=images), thinking
 

@@ -3,25 +3,42 @@
 import base64
 import binascii
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageStat
 
 from posttrain.data.messages import shorten
 from posttrain.errors import UserError
-from posttrain.types import Message
+from posttrain.types import EncodedImage, Message
 
 
-def take_images(where: str, messages: list[Message], folder: Path) -> tuple[list[Message], list[bytes]]:
-    """The messages with `{type: image}` for each image, as chat templates take them, and the images' bytes in their order.
+def decode(image: EncodedImage) -> Image.Image:
+    """The picture's pixels, RGB: what engine and learner both give to their image processors. Transparency becomes white."""
+    with Image.open(io.BytesIO(image.data)) as opened:
+        if not opened.has_transparency_data:
+            return opened.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", opened.size, "white"), opened.convert("RGBA")).convert("RGB")
+
+
+def blank(image: EncodedImage) -> EncodedImage:
+    """A picture of the same size in one shade, black for a bright one and white for a dark one, so that it always differs."""
+    shade = 0 if ImageStat.Stat(decode(image).convert("L")).mean[0] > 127 else 255
+    file = io.BytesIO()
+    Image.new("L", (image.width, image.height), shade).save(file, format="PNG")
+    return EncodedImage(data=file.getvalue(), width=image.width, height=image.height)
+
+
+def take_images(where: str, messages: list[Message], folder: Path) -> tuple[list[Message], list[EncodedImage]]:
+    """The messages with `{type: image}` for each image, as chat templates take them, and the images in their order.
 
     A part is {type: image, image: ...} or {type: image_url, image_url: {url: ...}} with a file (beside the data, unless its
     path is absolute), a data: URL, or, in Parquet and datasets, {bytes, path}.
 
     Raises UserError: an image that cannot be found or decoded.
     """
-    images: list[bytes] = []
+    images: list[EncodedImage] = []
     for message in messages:
         if isinstance(message["content"], list):
             found = [(i, part) for i, part in enumerate(message["content"]) if part["type"] in ("image", "image_url")]
@@ -29,6 +46,21 @@ def take_images(where: str, messages: list[Message], folder: Path) -> tuple[list
                 message["content"][i] = {"type": "image"}
                 images.append(_decodable(f"{where}: image {len(images)}", _read(where, part, folder)))
     return messages, images
+
+
+def give_images(messages: Sequence[Message], images: Sequence[EncodedImage]) -> list[Message]:
+    """The messages as a row that holds its images itself, as data: URLs; `take_images` takes them out again."""
+    left = iter(images)
+    return [
+        {**message, "content": [_as_url(next(left)) if part["type"] == "image" else part for part in message["content"]]}
+        if isinstance(message["content"], list)
+        else message
+        for message in messages
+    ]
+
+
+def _as_url(image: EncodedImage) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": f"data:image;base64,{base64.b64encode(image.data).decode()}"}}
 
 
 def _read(where: str, part: dict[str, Any], folder: Path) -> bytes:
@@ -47,10 +79,10 @@ def _read(where: str, part: dict[str, Any], folder: Path) -> bytes:
         raise UserError(f"{where}: image {shorten(held)} cannot be read: {error}") from error
 
 
-def _decodable(where: str, data: bytes) -> bytes:
+def _decodable(where: str, data: bytes) -> EncodedImage:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
+            return EncodedImage(data=data, width=image.width, height=image.height)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{where} is broken: {error}") from error
-    return data

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from posttrain.data.messages import digest_of
 from posttrain.errors import UserError
-from posttrain.types import Conversation, Document, IntArray
+from posttrain.types import Conversation, Document, EncodedImage, IntArray
+from posttrain.vision import ImageGeometry, num_tokens
 
-FORMAT = 1
+FORMAT = 2
 """Part of the files' names: raise it when what is written, or how conversations are rendered, changes."""
 
 
@@ -30,7 +31,8 @@ class RenderedRows:
 
     token_ids: int32 (N,). is_trained: bool (N,). document_ends: int64 (D + 1,), document d ends at document_ends[d + 1] and
     begins at document_ends[d]; row_ends: int64 (R + 1,), in the same way the documents of each row. A row that cannot be
-    rendered has none, and says why in `problems`, without its place.
+    rendered has none, and says why in `problems`, without its place. num_images: int64 (D,), of each document; images: of each row,
+    those of its conversation, with which each of its documents begins. They are not in the cache.
     """
 
     key: str
@@ -38,19 +40,28 @@ class RenderedRows:
     is_trained: NDArray[np.bool_]
     document_ends: IntArray
     row_ends: IntArray
+    num_images: IntArray
     problems: dict[int, str]
+    images: list[list[EncodedImage]]
 
     def documents(self, row: int) -> list[Document]:
         """The documents of a row."""
-        ends = self.document_ends[self.row_ends[row] : self.row_ends[row + 1] + 1]
+        first, last = self.row_ends[row : row + 2]
         return [
-            Document(token_ids=self.token_ids[start:stop].astype(np.int64), is_trained=self.is_trained[start:stop])
-            for start, stop in pairwise(ends)
+            Document(
+                token_ids=self.token_ids[start:stop].astype(np.int64),
+                is_trained=self.is_trained[start:stop],
+                images=self.images[row][:shown],
+            )
+            for (start, stop), shown in zip(pairwise(self.document_ends[first : last + 1]), self.num_images[first:last], strict=True)
         ]
 
-    def lengths(self) -> tuple[IntArray, IntArray]:
-        """Tokens of each row, and of its longest document; 0 where it has none; int64 (R,)."""
+    def lengths(self, geometry: ImageGeometry | None = None) -> tuple[IntArray, IntArray]:
+        """Tokens of each row as the model reads it, and of its longest document; 0 where it has none; int64 (R,)."""
         of_document = np.diff(self.document_ends)
+        for row in (row for row, images in enumerate(self.images) if images):
+            for document in range(self.row_ends[row], self.row_ends[row + 1]):
+                of_document[document] = num_tokens(of_document[document], self.images[row][: self.num_images[document]], geometry)
         parts = [of_document[start:stop] for start, stop in pairwise(self.row_ends)]
         return np.array([part.sum() for part in parts], np.int64), np.array([part.max(initial=0) for part in parts], np.int64)
 
@@ -62,13 +73,14 @@ def render_rows(
 
     rendered_by: JSON-able, all that `render` depends on. A UserError of `render` becomes a problem of its row.
     """
-    contents = [[c.messages, c.tools, len(c.images), *_written(c)] for c in conversations]
+    contents = [[c.messages, c.tools, [image.digest for image in c.images], *_written(c)] for c in conversations]
     key = digest_of([FORMAT, rendered_by, [digest_of(content).hex() for content in contents]]).hex()
     path = cache / f"{key}.npz"
     if path.exists():
         with np.load(path) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        return RenderedRows(key=key, problems=dict(json.loads(arrays.pop("problems").tobytes())), **arrays)
+        problems = dict(json.loads(arrays.pop("problems").tobytes()))
+        return RenderedRows(key=key, problems=problems, images=[conversation.images for conversation in conversations], **arrays)
     rows = _render(conversations, render, key)
     _store(path, rows)
     return rows
@@ -103,7 +115,9 @@ def _render(conversations: Sequence[Conversation], render: Callable[[Conversatio
         is_trained=np.concatenate([np.zeros(0, np.bool_), *(document.is_trained for document in documents)]),
         document_ends=np.cumsum([0, *(len(document.token_ids) for document in documents)]),
         row_ends=np.array(row_ends),
+        num_images=np.array([len(document.images) for document in documents], np.int64),
         problems=problems,
+        images=[conversation.images for conversation in conversations],
     )
 
 
@@ -118,6 +132,7 @@ def _store(path: Path, rows: RenderedRows) -> None:
             is_trained=rows.is_trained,
             document_ends=rows.document_ends,
             row_ends=rows.row_ends,
+            num_images=rows.num_images,
             problems=np.frombuffer(json.dumps([*rows.problems.items()]).encode(), np.uint8),
         )
     Path(draft).replace(path)

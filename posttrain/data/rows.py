@@ -50,6 +50,12 @@ def usable_rows(
     return usable, problems
 
 
+def folder_of(task: TaskConfig) -> Path:
+    """Where the files are that rows name by relative paths: beside the data."""
+    path = Path(task.path or "").expanduser()
+    return path if path.is_dir() else path.parent
+
+
 def file_rows(path: Path) -> Iterator[tuple[str, RawRow]]:
     """(where, row) of all rows of a .jsonl or .parquet file that are not blank, with all columns.
 

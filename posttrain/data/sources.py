@@ -19,9 +19,9 @@ from typing import Any
 from posttrain.config import TaskConfig
 from posttrain.data import generated
 from posttrain.data.messages import check_messages, digest_of, is_heldout, with_system_prompt
-from posttrain.data.rows import fields_of, raw_rows
+from posttrain.data.rows import fields_of, folder_of, raw_rows
 from posttrain.errors import UserError, nearest
-from posttrain.types import Message, Prompt
+from posttrain.types import EncodedImage, Message, Prompt
 
 COLUMNS = ("id", "messages", "prompt", "answer")
 DRAW_SCRIPT = Path(__file__).with_name("draw_reasoning_gym.py")
@@ -46,6 +46,7 @@ class _Row:
     answer: Any
     id: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    images: list[EncodedImage] = field(default_factory=list)
 
 
 def load_task(task: TaskConfig) -> TaskData:
@@ -72,7 +73,7 @@ def _distinct(rows: Iterable[_Row]) -> Iterator[tuple[bytes, _Row]]:
     seen: set[bytes] = set()
     first_with_id: dict[str, str] = {}
     for row in rows:
-        digest = digest_of(row.messages)
+        digest = digest_of([row.messages, [image.digest for image in row.images]] if row.images else row.messages)
         if digest in seen:
             continue
         seen.add(digest)
@@ -84,7 +85,14 @@ def _distinct(rows: Iterable[_Row]) -> Iterator[tuple[bytes, _Row]]:
 def _prompt(task: TaskConfig, digest: bytes, row: _Row) -> Prompt:
     messages = with_system_prompt(row.where, row.messages, task.system_prompt)
     name = digest.hex()[:16] if row.id is None else row.id
-    return Prompt(id=f"{task.name}/{name}", task=task.name, messages=messages, reference=row.answer, metadata=row.metadata)
+    return Prompt(
+        id=f"{task.name}/{name}",
+        task=task.name,
+        messages=messages,
+        reference=row.answer,
+        metadata=row.metadata,
+        images=row.images,
+    )
 
 
 def _generated_rows(task: TaskConfig) -> Iterator[_Row]:
@@ -143,7 +151,16 @@ def _stored_rows(task: TaskConfig) -> Iterator[_Row]:
         row = fields_of(where, raw)
         _check_columns(where, row)
         row_id = str(row["id"]) if "id" in row else None
-        yield _Row(where=where, messages=_messages(where, row), answer=row["answer"], id=row_id)
+        messages, images = _with_images(task, where, _messages(where, row))
+        yield _Row(where=where, messages=messages, answer=row["answer"], id=row_id, images=images)
+
+
+def _with_images(task: TaskConfig, where: str, messages: list[Message]) -> tuple[list[Message], list[EncodedImage]]:
+    if all(isinstance(message["content"], str) for message in messages):
+        return messages, []
+    from posttrain.data.images import take_images  # Pillow, which prompts of text do without
+
+    return take_images(where, messages, folder_of(task))
 
 
 def _check_columns(where: str, names: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 LAYERS: dict[str, int] = {
     **dict.fromkeys(("posttrain", "posttrain.types", "posttrain.errors"), 1),
     **dict.fromkeys(("posttrain.config", "posttrain.configs", "posttrain.plugins", "posttrain.metrics", "posttrain.data"), 2),
-    "posttrain.files": 2,
+    **dict.fromkeys(("posttrain.files", "posttrain.vision", "posttrain.builtin_vision"), 2),
     **dict.fromkeys(("posttrain.packing", "posttrain.stats", "posttrain.episodes", "posttrain.rundir", "posttrain.builtin_models"), 2),
     # What engine, learner and driver say to each other: these know none of the three.
     **dict.fromkeys(("posttrain.weights", "posttrain.worker", "posttrain.learner_spec", "posttrain.torchvision_cpu"), 2),
@@ -26,6 +26,7 @@ LAYERS: dict[str, int] = {
     ),
     "posttrain.sequence_parallel": 4,
     **dict.fromkeys(("posttrain.teacher", "posttrain.teacher_head", "posttrain.teacher_inputs", "posttrain.served_teacher"), 4),
+    **dict.fromkeys(("posttrain.pixels", "posttrain.sight"), 4),
     **dict.fromkeys(("posttrain.fleet", "posttrain.inputs", "posttrain.console", "posttrain.judge_service"), 4),
     "posttrain.rewards.reward_model": 4,  # it renders and scores as a reward model's training does
     "posttrain.algorithms": 5,
@@ -42,7 +43,9 @@ OWNERS = {
     "deepspeed": {"posttrain.learner", "posttrain.sequence_parallel"},
     "ray": {"posttrain.cluster", "posttrain.worker", "posttrain.rollout.engine", "posttrain.learner"},
     "datasets": {"posttrain.data.hub"},
-    "transformers": {"posttrain.attention", "posttrain.model", "posttrain.builtin_models"},
+    "transformers": {
+        *("posttrain.attention", "posttrain.model", "posttrain.pixels", "posttrain.builtin_models", "posttrain.builtin_vision")
+    },
     "hydra": {"posttrain.run", "posttrain.mistakes"},
 }
 EXTRAS = {"cpu": "cpu.txt", "cuda": "cuda.txt"}

@@ -20,6 +20,7 @@ from posttrain.packing import pack
 from posttrain.served_teacher import ServedTeacher
 from posttrain.teacher import Teacher
 from posttrain.teacher_inputs import TeacherInputs
+from posttrain.vision import Piece
 
 
 def test_the_divergence_falls_and_agrees_with_what_was_sampled(start, teacher_path):
@@ -130,7 +131,7 @@ def test_ranks_and_stages_make_the_same_update_and_leave_frozen_parameters_alone
     before = AutoModelForCausalLM.from_pretrained(tiny_path, dtype=torch.float32).state_dict()
     rows = before["lm_head.weight"].shape[0]
     groups = random_groups(0, num_groups=2, group_size=2)
-    prompts = {group.prompt.id: np.arange(10, 20) for group in groups}
+    prompts = {group.prompt.id: Piece(token_ids=np.arange(10, 20)) for group in groups}
     teacher = TeacherInputs(name="teacher_0", path=teacher_path, output_rows=rows, prompts=prompts)
     losses, weights = distill(tiny_path, teacher, groups, tmp_path / "one", ranks=1, stage=1)
     # A single micro-batch: the second rank has nothing to do but takes part.

@@ -16,7 +16,7 @@ from posttrain.rollout.engine import EngineSpec
 from posttrain.rollout.env import SingleTurn
 from posttrain.rollout.render import Renderer
 from posttrain.types import Prompt
-from posttrain.weights import SentTensor, canary_token_ids, fingerprint, verify
+from posttrain.weights import SentTensor, fingerprint, make_canary, verify
 
 TOLERANCE = 1e-3
 
@@ -65,18 +65,18 @@ def train_one_step(learners, engines, tokenizer):
 
 def deliver(learners, engines, canary, payload, manifest):
     receipts = engines.load(ray.put(payload), 7, canary)
-    return verify(manifest, learners.score_sequence(canary), receipts, TOLERANCE)
+    return verify(manifest, learners.score_canary(canary), receipts, TOLERANCE)
 
 
 def test_a_whole_publish_passes_and_a_stale_engine_does_not(fleet, tokenizer):
     learners, engines = fleet
-    canary = canary_token_ids(tokenizer)
+    canary = make_canary(tokenizer)
     assert publish(learners, engines, policy_version=0, canary=canary, tolerance=TOLERANCE) < TOLERANCE
     stale, stale_manifest = learners.export()
     train_one_step(learners, engines, tokenizer)
     (receipt,) = engines.load(stale, 0, canary)
     with pytest.raises(WeightSyncError, match="every tensor arrived"):
-        verify(stale_manifest, learners.score_sequence(canary), [receipt], TOLERANCE)
+        verify(stale_manifest, learners.score_canary(canary), [receipt], TOLERANCE)
     assert publish(learners, engines, policy_version=1, canary=canary, tolerance=TOLERANCE) < TOLERANCE
 
 
@@ -86,12 +86,12 @@ def test_a_tensor_that_is_not_sent_is_named(fleet, tokenizer):
     ref, manifest = learners.export()
     payload = [item for item in ray.get(ref) if item.name != "model.layers.1.mlp.down_proj.weight"]
     with pytest.raises(WeightSyncError, match=r"model\.layers\.1\.mlp\.down_proj\.weight \(never arrived\).*learner -?\d.*engine -?\d"):
-        deliver(learners, engines, canary_token_ids(tokenizer), payload, manifest)
+        deliver(learners, engines, make_canary(tokenizer), payload, manifest)
 
 
 def test_a_tied_head_that_is_not_sent_is_named_and_seen_by_the_canary_too(fleet, tokenizer):
     learners, engines = fleet
-    canary = canary_token_ids(tokenizer)
+    canary = make_canary(tokenizer)
     train_one_step(learners, engines, tokenizer)
     ref, manifest = learners.export()
     payload = [item for item in ray.get(ref) if item.name != "lm_head.weight"]
@@ -111,14 +111,14 @@ def test_a_corrupted_tensor_is_named(fleet, tokenizer):
     flipped[3] += 1e-6
     payload[at] = SentTensor.of("model.norm.weight", flipped)
     with pytest.raises(WeightSyncError, match=r"model\.norm\.weight \(fingerprint"):
-        deliver(learners, engines, canary_token_ids(tokenizer), payload, manifest)
+        deliver(learners, engines, make_canary(tokenizer), payload, manifest)
     assert fingerprint(payload[at]) != manifest["model.norm.weight"]
 
 
 def test_a_prefix_cache_that_was_not_reset_is_caught(fleet, tokenizer):
     """The canary is scored twice without a publish in between: its second first-request comes from the cache."""
     learners, engines = fleet
-    canary = canary_token_ids(tokenizer)
+    canary = make_canary(tokenizer)
     publish(learners, engines, policy_version=2, canary=canary, tolerance=TOLERANCE)
     ((_, cached),) = engines.cluster.call_all(engines.members, "canary", canary)
     assert cached > 0
@@ -128,7 +128,7 @@ def test_a_prefix_cache_that_was_not_reset_is_caught(fleet, tokenizer):
     import dataclasses
 
     with pytest.raises(WeightSyncError, match="prefix cache"):
-        verify(manifest, learners.score_sequence(canary), [dataclasses.replace(good, canary_cached_tokens=cached)], TOLERANCE)
+        verify(manifest, learners.score_canary(canary), [dataclasses.replace(good, canary_cached_tokens=cached)], TOLERANCE)
 
 
 def test_a_seed_repeats_the_rollout_bit_by_bit(fleet, tokenizer):
@@ -142,7 +142,7 @@ def test_a_seed_repeats_the_rollout_bit_by_bit(fleet, tokenizer):
 
 def test_two_turn_episodes_are_scored_alike_by_engine_and_learner(fleet, tokenizer):
     learners, engines = fleet
-    publish(learners, engines, policy_version=4, canary=canary_token_ids(tokenizer), tolerance=TOLERANCE)
+    publish(learners, engines, policy_version=4, canary=make_canary(tokenizer), tolerance=TOLERANCE)
     group = sample(engines, tokenizer, Echo(), size=96, seed=3)
     two_turned = [episode for episode in group.episodes if len(episode.turns) == 2]
     assert two_turned, "no episode ended its first turn; the seed no longer shows what it should"

@@ -45,7 +45,7 @@ def step(scorer, sharing, batches, name):
         trained = batch.loss_weights != 0
         teaching = teaching_of(int(trained.sum())) if name == "taught" else None
         if sharing is None:
-            outputs = scorer(*stream_tensors(batch, CPU, "blocks"), 0.9, teaching)
+            outputs = scorer(stream_tensors(batch, CPU, "blocks"), 0.9, teaching)
         else:
             outputs = sharing.score(scorer, batch, (CPU, "blocks"), 0.9, teaching)
         behavior = torch.tensor(batch.behavior_logprobs[trained])

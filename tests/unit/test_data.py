@@ -103,13 +103,19 @@ def test_parquet_and_jsonl_give_the_same_prompts(jsonl, parquet):
     assert load_task(file_task(parquet(mixed))) == load_task(file_task(jsonl(*mixed)))
 
 
-def test_content_may_be_typed_parts(jsonl, parquet):
-    parts = [[{"type": "text", "text": f"{i}?"}, {"type": "image", "image": f"{i}.png"}] for i in range(30)]
+def test_content_may_be_typed_parts_and_show_images(jsonl, parquet, picture, tmp_path):
+    for i in range(30):
+        (tmp_path / f"{i}.png").write_bytes(picture(i, 40 + i, 20).data)
+    parts = [[{"type": "text", "text": "What?"}, {"type": "image", "image": f"{i}.png"}] for i in range(30)]
     with_parts = [{"messages": [{"role": "user", "content": content}], "answer": "1"} for content in parts]
     data = load_task(file_task(parquet(with_parts)))
     assert data == load_task(file_task(jsonl(*with_parts)))
     assert data.train[0].messages[0]["content"][0]["type"] == "text"
-    assert "image" not in data.train[0].messages[0]["content"][0]
+    shown = [prompt.images for prompt in (*data.train, *data.heldout)]
+    assert sorted(image.width for (image,) in shown) == [*range(40, 70)]  # one question about thirty pictures is thirty prompts
+    (tmp_path / "7.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"line 8: image 0 is broken"):
+        load_task(file_task(jsonl(*with_parts)))
 
 
 def test_own_ids_are_kept(jsonl):

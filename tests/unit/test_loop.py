@@ -21,7 +21,7 @@ class ScriptedSampler:
         self.tokenizer, self.texts, self.stop_reason, self.refuse = tokenizer, texts, stop_reason, refuse
         self.queue, self.seen = [], []
 
-    def submit(self, request_id, token_ids, max_tokens):
+    def submit(self, request_id, token_ids, images, max_tokens):
         if len(self.seen) in self.refuse:
             self.seen.append(None)
             raise RequestRefused("too long")

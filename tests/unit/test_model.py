@@ -7,9 +7,8 @@ from transformers import AutoModelForCausalLM
 
 from posttrain.algorithms.losses import LossTokens
 from posttrain.algorithms.sapo import SapoConfig
-from posttrain.attention import layout_of
 from posttrain.errors import UserError
-from posttrain.model import TokenScorer, compile_layers, load_model, load_tokenizer
+from posttrain.model import TokenScorer, compile_layers, load_model, load_tokenizer, stream_tensors
 from posttrain.packing import empty_batch, pack
 
 
@@ -25,11 +24,8 @@ def reference(tiny_path):
 
 
 def score(model, batch, chunk_tokens=1024, temperature=1.0):
-    trained = np.flatnonzero(batch.loss_weights)
-    predictors = torch.tensor(np.stack([trained, batch.predictor_ids[trained]]))
-    layout = layout_of(torch.tensor(batch.segment_ids), torch.tensor(batch.prefix_ids), "blocks")
     chunk_mb = (chunk_tokens + 0.5) * model.config.vocab_size * 4 / 1e6
-    return TokenScorer(model, chunk_mb)(torch.tensor(batch.token_ids), torch.tensor(batch.position_ids), layout, predictors, temperature)
+    return TokenScorer(model, chunk_mb)(stream_tensors(batch, torch.device("cpu"), "blocks"), temperature)
 
 
 def gradients(model, batches, chunk_tokens=1024):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from posttrain.packing import empty_batch, loss_weights, pack, prompts_of, rewrite, sequence_batch, spread
 from posttrain.types import Episode, Group, Prompt, Turn
+from posttrain.vision import Piece
 
 SHAPES = st.tuples(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))
 
@@ -126,7 +127,7 @@ def test_a_rewritten_batch_is_the_same_a_part_or_the_same_after_other_prompts(ra
     seed, num_groups, group_size, turns = shape
     groups = random_groups(seed, num_groups, group_size, turns)
     batches = pack(groups, normalization="sequence_mean", microbatch_tokens=budget, shared_prefix=shared_prefix)
-    others = {group.prompt.id: np.arange(3 + index) for index, group in enumerate(groups)}
+    others = {group.prompt.id: Piece(token_ids=np.arange(3 + index)) for index, group in enumerate(groups)}
     parts = []
     for batch in batches:
         own = prompts_of(batch)
@@ -139,6 +140,6 @@ def test_a_rewritten_batch_is_the_same_a_part_or_the_same_after_other_prompts(ra
         assert trained[0] == trained[1]  # the order in which a teacher's scores meet the student's tokens
         parts += [rewrite(batch, {name: own[name]}) for name in own]
         for group in groups:
-            group.prompt_token_ids = others[group.prompt.id]
+            group.prompt_token_ids = others[group.prompt.id].token_ids
         assert set(trained_facts([other])) <= set(expected_facts(groups, loss_weights(groups, "sequence_mean")))
     assert trained_facts(parts) == trained_facts(batches)

@@ -57,7 +57,7 @@ def pairs():
 
 def scored(model, batch):
     """The numbers of a micro-batch as an objective sees them, and their weights."""
-    scores, entropies = AnswerScorer(model)(*stream_tensors(batch, CPU, "blocks"), 1.0)
+    scores, entropies = AnswerScorer(model)(stream_tensors(batch, CPU, "blocks"), 1.0)
     trained, zeros = batch.loss_weights != 0, torch.zeros_like(scores)
     assert scores.dtype == torch.float32 and not entropies.any()
     tokens = LossTokens(

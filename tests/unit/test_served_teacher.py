@@ -18,6 +18,7 @@ from posttrain.packing import pack, rewrite
 from posttrain.served_teacher import ServedTeacher
 from posttrain.teacher import Teacher
 from posttrain.teacher_inputs import prepare_teachers
+from posttrain.vision import Piece
 
 MAX_LOGPROBS = 20
 
@@ -81,7 +82,7 @@ def url(tiny_path):
 def test_it_says_what_the_model_says(random_groups, tiny_path, url, support):
     groups = random_groups(0, num_groups=2, group_size=2, turns=2)
     (batch,) = pack(groups, normalization="token_mean", microbatch_tokens=10_000)
-    batch = rewrite(batch, {group.prompt.id: np.arange(10, 20) for group in groups})
+    batch = rewrite(batch, {group.prompt.id: Piece(token_ids=np.arange(10, 20)) for group in groups})
     rows = AutoTokenizer.from_pretrained(tiny_path).vocab_size
     scores = []
     for worker, path in ((ServedTeacher, url), (Teacher, tiny_path)):
@@ -102,8 +103,8 @@ def test_it_says_what_the_model_says(random_groups, tiny_path, url, support):
 
 
 def prepared(tiny_path, url, temperature=1.0, **keys):
-    prompt = SimpleNamespace(id="t/0", messages=[{"role": "user", "content": "2 + 3 ="}])
-    inputs = SimpleNamespace(model_path=tiny_path, tasks={"t": SimpleNamespace(train=[(prompt, None)])})
+    prompt = SimpleNamespace(id="t/0", messages=[{"role": "user", "content": "2 + 3 ="}], images=[])
+    inputs = SimpleNamespace(model_path=tiny_path, geometry=None, tasks={"t": SimpleNamespace(train=[(prompt, None)])})
     algo = DistillOnpolicyConfig(teacher=url, **{"support": "topk", "top_k": 8, **keys})
     config = Config(model=ModelConfig(path="builtin:tiny"), algo=algo, rollout=RolloutConfig(temperature=temperature))
     return prepare_teachers(config, inputs, {"t": url})
@@ -112,7 +113,7 @@ def prepared(tiny_path, url, temperature=1.0, **keys):
 def test_its_own_template_renders_the_prompts(tiny_path, url):
     (teacher,) = prepared(tiny_path, url)
     assert teacher.is_served and teacher.path == url
-    assert AutoTokenizer.from_pretrained(tiny_path).decode(teacher.prompts["t/0"]) == "<|im_start|>2 + 3 =<|im_end|>"
+    assert AutoTokenizer.from_pretrained(tiny_path).decode(teacher.prompts["t/0"].token_ids) == "<|im_start|>2 + 3 =<|im_end|>"
 
 
 @pytest.mark.parametrize(

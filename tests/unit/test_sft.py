@@ -12,10 +12,9 @@ from posttrain.algorithms.losses import LossTokens, negative_logprob
 from posttrain.algorithms.sft import SftConfig
 from posttrain.algorithms.sft_recipe import SftRecipe
 from posttrain.algorithms.supervised_config import StageConfig
-from posttrain.attention import layout_of
 from posttrain.config import Config, ModelConfig, TaskConfig, TrainConfig, validate
 from posttrain.errors import UserError
-from posttrain.model import TokenScorer, load_model
+from posttrain.model import TokenScorer, load_model, stream_tensors
 from posttrain.packing import pack_documents
 from posttrain.types import Document
 
@@ -44,10 +43,7 @@ def documents():
 
 
 def logprobs(model, batch):
-    trained = np.flatnonzero(batch.loss_weights)
-    predictors = torch.tensor(np.stack([trained, batch.predictor_ids[trained]]))
-    layout = layout_of(torch.tensor(batch.segment_ids), torch.tensor(batch.prefix_ids), "blocks")
-    scored, _ = TokenScorer(model, 1.0)(torch.tensor(batch.token_ids), torch.tensor(batch.position_ids), layout, predictors, 1.0)
+    scored, _ = TokenScorer(model, 1.0)(stream_tensors(batch, torch.device("cpu"), "blocks"), 1.0)
     return scored
 
 

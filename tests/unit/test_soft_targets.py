@@ -87,7 +87,7 @@ def loss_and_gradient(model, recipe, batches):
     chosen, total = recipe.distillation(), 0.0
     for batch in batches:
         teaching = batch.teacher_scores.teaching(Divergence(chosen.kind, chosen.beta), None, CPU)
-        logprobs, _, divergences, _ = TokenScorer(model, 0.05)(*stream_tensors(batch, CPU, "blocks"), 1.0, teaching)
+        logprobs, _, divergences, _ = TokenScorer(model, 0.05)(stream_tensors(batch, CPU, "blocks"), 1.0, teaching)
         zeros = torch.zeros_like(logprobs)
         tokens = LossTokens(
             policy_logprobs_N=logprobs,

@@ -20,6 +20,7 @@ from posttrain.rollout.render import Renderer
 from posttrain.teacher import Teacher
 from posttrain.teacher_head import TeacherHead
 from posttrain.teacher_inputs import TeacherInputs, prepare_teachers, vocabulary_difference
+from posttrain.vision import Piece
 
 CPU = torch.device("cpu")
 BATCH = {"normalization": "token_mean", "microbatch_tokens": 10_000}
@@ -70,7 +71,7 @@ def teachers_of(rows, support, prompts_by_path, temperature=1.0):
 
 
 def own_prompts(groups):
-    return {group.prompt.id: group.prompt_token_ids for group in groups}
+    return {group.prompt.id: Piece(token_ids=group.prompt_token_ids) for group in groups}
 
 
 def score(student, teachers, batch, divergence, temperature=1.0):
@@ -78,13 +79,13 @@ def score(student, teachers, batch, divergence, temperature=1.0):
     worker = next(member.worker for member in teachers.members if member.name == batch.teacher)
     head = TeacherHead(*(item.tensor() for item in worker.export_head()[1]))
     teaching = batch.teacher_scores.teaching(divergence, head, CPU)
-    return TokenScorer(student, 0.1)(*stream_tensors(batch, CPU, "blocks"), temperature, teaching)
+    return TokenScorer(student, 0.1)(stream_tensors(batch, CPU, "blocks"), temperature, teaching)
 
 
 @pytest.mark.parametrize("support", ["full", "topk", "sampled"])
 def test_the_teacher_reads_its_own_prompt_and_the_students_tokens(random_groups, student, teacher_path, rows, support):
     groups = random_groups(5, num_groups=2, group_size=2)
-    prompts = {group.prompt.id: np.arange(10, 25 + index) for index, group in enumerate(groups)}
+    prompts = {group.prompt.id: Piece(token_ids=np.arange(10, 25 + index)) for index, group in enumerate(groups)}
     teachers = teachers_of(rows, support, {teacher_path: prompts}, temperature=0.8)
     (batch,) = (part for batch in pack(groups, **BATCH) for part in teachers.part(batch))
     teachers.score([batch])
@@ -97,7 +98,7 @@ def test_the_teacher_reads_its_own_prompt_and_the_students_tokens(random_groups,
         own = np.flatnonzero((batch.segment_ids == batch.segment_ids[t]) & (np.arange(batch.num_tokens) < t))
         prompt = np.flatnonzero(batch.segment_ids == batch.prefix_ids[t])
         name = next(group.prompt.id for group in groups if group.prompt_token_ids.tolist() == batch.token_ids[prompt].tolist())
-        log_p = log_softmax(whole, [*prompts[name], *batch.token_ids[own]], rows)
+        log_p = log_softmax(whole, [*prompts[name].token_ids, *batch.token_ids[own]], rows)
         log_q = log_softmax(plain, [*batch.token_ids[prompt], *batch.token_ids[own]], rows)
         expected.append(log_p[batch.token_ids[t]].item())
         expected_divergences.append((log_p.exp() * (log_p - log_q)).sum().item())
@@ -189,8 +190,8 @@ def test_values_at_positions_that_are_not_trained_never_reach_a_gradient(random_
 
 def prepared(tiny_path, teacher, max_completion_tokens=24):
     """`prepare_teachers` for one task of one prompt."""
-    prompt = SimpleNamespace(id="t/0", messages=[{"role": "user", "content": "2 + 3 ="}])
-    inputs = SimpleNamespace(model_path=tiny_path, tasks={"t": SimpleNamespace(train=[(prompt, None)])})
+    prompt = SimpleNamespace(id="t/0", messages=[{"role": "user", "content": "2 + 3 ="}], images=[])
+    inputs = SimpleNamespace(model_path=tiny_path, geometry=None, tasks={"t": SimpleNamespace(train=[(prompt, None)])})
     config = Config(model=ModelConfig(path="builtin:tiny"), rollout=RolloutConfig(max_completion_tokens=max_completion_tokens))
     return prepare_teachers(config, inputs, {"t": teacher})
 
@@ -198,10 +199,10 @@ def prepared(tiny_path, teacher, max_completion_tokens=24):
 def test_the_teachers_template_renders_its_prompts(tiny_path, teacher_path):
     (teacher,) = prepared(tiny_path, teacher_path)
     tokenizer = AutoTokenizer.from_pretrained(tiny_path)
-    text = tokenizer.decode(teacher.prompts["t/0"])
+    text = tokenizer.decode(teacher.prompts["t/0"].token_ids)
     assert text.startswith("<|im_start|>system") and text.endswith("<|im_start|>assistant\n") and "2 + 3 =" in text
     own = Renderer(tokenizer).prompt([{"role": "user", "content": "2 + 3 ="}])
-    assert teacher.prompts["t/0"][-len(own) :].tolist() == own.tolist()
+    assert teacher.prompts["t/0"].token_ids[-len(own) :].tolist() == own.tolist()
 
 
 def test_another_vocabulary_is_refused_with_the_reason(tiny_path, teacher_path):

@@ -9,7 +9,7 @@ import torch
 
 from posttrain.errors import WeightSyncError
 from posttrain.model import load_tokenizer
-from posttrain.weights import EngineReceipt, SentTensor, canary_token_ids, fingerprint, fingerprints, send, verify
+from posttrain.weights import EngineReceipt, SentTensor, fingerprint, fingerprints, make_canary, send, verify
 
 LOGPROBS = np.array([-1.0, -2.0, -3.0], np.float32)
 MANIFEST = {"a.weight": "f00d", "b.weight": "beef"}
@@ -75,5 +75,5 @@ def test_a_fingerprint_sees_one_bit_the_shape_and_the_dtype():
 def test_the_canary_is_longer_than_a_prefix_cache_block(tiny_path):
     from posttrain.rollout.engine import BLOCK_TOKENS
 
-    ids = canary_token_ids(load_tokenizer(tiny_path))
+    ids = make_canary(load_tokenizer(tiny_path)).token_ids
     assert len(ids) > BLOCK_TOKENS + 1 and len(set(ids.tolist())) > 20
