@@ -79,6 +79,8 @@ def _ask_server(config: Config, url: str, student: Any, prompts: Sequence[Prompt
         raise UserError(f"{KEY}={url}: a server tells its most likely tokens only; expected algo.support=topk or sampled")
     if config.rollout.temperature != 1:
         raise UserError(f"{KEY}={url}: a server's log-probabilities are those at temperature 1; expected rollout.temperature=1")
+    if any(prompt.tools for prompt in prompts):
+        raise UserError(f"{KEY}={url}: a server renders prompts without tools; expected a folder, or task.tools=[]")
     server = TeacherServer(url)
     for text in (CANARY_TEXT, *student.all_special_tokens):
         theirs, own = server.tokenize(text), student.encode(text, add_special_tokens=False)
@@ -105,7 +107,7 @@ def vocabulary_difference(teacher: Mapping[str, int], student: Mapping[str, int]
 
 
 def _render(prompts: Sequence[Prompt], renderer: Renderer, room: int, teacher: str) -> dict[str, IntArray]:
-    rendered = {prompt.id: renderer.prompt(prompt.messages) for prompt in prompts}
+    rendered = {prompt.id: renderer.prompt(prompt.messages, prompt.tools) for prompt in prompts}
     longest = max(rendered, key=lambda name: len(rendered[name]))
     if len(rendered[longest]) > room:
         raise UserError(f"{KEY}={teacher}: prompt {longest} has {len(rendered[longest])} tokens in its template, expected at most {room}")

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from posttrain.config import RolloutConfig
-from posttrain.rollout.env import Environment
-from posttrain.rollout.loop import EpisodeJob, EpisodeLoop, RequestRefused
+from posttrain.rollout.desk import Desk
+from posttrain.rollout.loop import EpisodeJob, EpisodeLimits, EpisodeLoop, RequestRefused
 from posttrain.rollout.render import Renderer
-from posttrain.types import Episode, FloatArray, IntArray, Turn
+from posttrain.types import EncodedImage, Episode, FloatArray, IntArray, Turn
 from posttrain.worker import Worker
 
 BLOCK_TOKENS = 32
@@ -28,13 +28,15 @@ BLOCK_TOKENS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """What an engine needs to know of the configuration."""
+    """What an engine needs to know of the configuration. tools, environments: what any task's episodes may use, by entry point."""
 
     model_path: str
     dtype: str
     context_tokens: int
     rollout: RolloutConfig
     threads: int
+    tools: tuple[str, ...] = ()
+    environments: tuple[str, ...] = ()
 
 
 class Engine(Worker):
@@ -45,6 +47,7 @@ class Engine(Worker):
         super().__init__()
         self.spec = spec
         self.policy_version = 0  # of the weights that it starts with
+        self.desk = Desk(spec.tools, spec.environments, timeout_s=spec.rollout.tool_timeout_s, advance=self.advance)
 
     def start(self) -> None:
         """Loads vLLM and the model."""
@@ -76,19 +79,20 @@ class Engine(Worker):
         self.renderer = Renderer(self.llm.get_tokenizer())
         self.advance()
 
-    def rollout(self, jobs: Sequence[EpisodeJob], environment: Environment, seed: int) -> Iterator[tuple[tuple[int, int], Episode]]:
+    def rollout(self, jobs: Sequence[EpisodeJob], seed: int) -> Iterator[tuple[tuple[int, int], Episode]]:
         """Samples the jobs' episodes; yields (key, episode) as each ends."""
         import torch
 
         self.llm.reset_prefix_cache()
         torch.manual_seed(seed)
-        loop = EpisodeLoop(
-            _VllmSampler(self),
-            self.renderer,
-            environment,
-            max_turns=self.spec.rollout.max_turns,
-            max_completion_tokens=self.spec.rollout.max_completion_tokens,
+        settings = self.spec.rollout
+        limits = EpisodeLimits(
+            max_turns=settings.max_turns,
+            max_completion_tokens=settings.max_completion_tokens,
+            context_tokens=self.spec.context_tokens,
+            max_images=settings.max_images,
         )
+        loop = EpisodeLoop(_VllmSampler(self), self.renderer, self.desk, limits, wait_s=settings.tool_wait_s)
         yield from loop.run(jobs)
 
     def load(self, sent: Sequence[Any], policy_version: int) -> dict[str, str]:
@@ -136,7 +140,7 @@ class _VllmSampler:
         self.engine = engine
         self.vllm = engine.llm.llm_engine
 
-    def submit(self, request_id: int, token_ids: IntArray, max_tokens: int) -> None:
+    def submit(self, request_id: int, token_ids: IntArray, images: Sequence[EncodedImage], max_tokens: int) -> None:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
