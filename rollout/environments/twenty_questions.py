@@ -12,8 +12,8 @@ from posttrain.types import Prompt
 
 _NUMBER = r"(-?\d{1,9})(?!\d)"
 _COMPARED = {
-    "above": re.compile(rf"(?:greater|larger|more|higher|bigger|above|over|>)\D{{0,20}}?{_NUMBER}", re.IGNORECASE),
-    "below": re.compile(rf"(?:less|lower|smaller|fewer|below|under|<)\D{{0,20}}?{_NUMBER}", re.IGNORECASE),
+    "above": re.compile(rf"(?:greater|larger|more|higher|bigger|above|over|at least|>)\D{{0,20}}?{_NUMBER}", re.IGNORECASE),
+    "below": re.compile(rf"(?:less|lower|smaller|fewer|below|under|at most|<)\D{{0,20}}?{_NUMBER}", re.IGNORECASE),
     "divisible": re.compile(rf"(?:divisible by|multiple of|divided by)\D{{0,5}}?{_NUMBER}", re.IGNORECASE),
 }
 _INCLUSIVE = re.compile(r"or equal|>=|<=|at least|at most", re.IGNORECASE)

@@ -145,9 +145,9 @@ def _root(value: Number) -> Number:
 def _power(base: Number, exponent: Number) -> Number:
     if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
         bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-        if abs(exponent) * bits > MAX_BITS and base not in (-1, 0, 1):
+        if abs(exponent) * (bits - 1) > MAX_BITS:  # a lower bound of the result's
             raise ToolError("the result is too large")
-        return base ** int(exponent)
+        return _checked(base ** int(exponent))
     return _checked(float(base) ** float(exponent))
 
 
