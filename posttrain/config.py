@@ -244,6 +244,9 @@ def validate(config: Config) -> None:
             raise UserError(f"{key}={got}: expected {expected}")
     for section, task in {"task": config.task, **{f"mixture.{name}": task for name, task in config.mixture.items()}}.items():
         _validate_task(section, task, algo)
+        if algo.uses("rollout") and (task.tools or task.environment is not None) and config.rollout.max_turns < 2:
+            what = f"{section}.tools={task.tools}" if task.tools else f"{section}.environment={task.environment}"
+            raise UserError(f"rollout.max_turns={config.rollout.max_turns}: expected 2 or more with {what}, or no answer is ever read")
     names = [task.name for task in config.tasks]
     if len(set(names)) < len(names):
         raise UserError(f"tasks {', '.join(names)}: expected different names, which tell their metrics apart; set mixture.<task>.name")
@@ -262,6 +265,11 @@ def validate(config: Config) -> None:
             not algo.uses("rollout") or config.rollout.max_completion_tokens < config.model.context_tokens,
             f"rollout.max_completion_tokens={config.rollout.max_completion_tokens}: expected less than "
             f"model.context_tokens={config.model.context_tokens}, which holds the prompt too",
+        ),
+        (
+            not algo.uses("rollout") or config.rollout.tool_timeout_s < config.cluster.deadline_s,
+            f"rollout.tool_timeout_s={config.rollout.tool_timeout_s:g}: expected less than cluster.deadline_s="
+            f"{config.cluster.deadline_s:g}, in which an engine has to make progress",
         ),
         (
             config.model.attention != "flex" or config.cluster.learner_gpus > 0,

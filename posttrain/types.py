@@ -19,6 +19,13 @@ from numpy.typing import NDArray
 Message = dict[str, Any]
 """A chat message as chat templates take it: `role`, and `content` as text or a list of typed parts."""
 
+
+def text_of(message: Message) -> str:
+    """A message's text without its images."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 
@@ -95,8 +102,9 @@ class Turn:
     token_ids: int64, as sampled, the stop token included where one was sampled; never decoded and encoded again.
     logprobs: float32, one a token: log-probability under the distribution that was sampled from, in the engine.
     policy_version: the number of optimizer steps behind the weights that wrote this turn.
-    tool_calls: in the order in which they were written. observation: the text that came back, as far as the policy was shown it.
-    observation_token_ids, observation_images: one image placeholder token for each image, as the engine takes them.
+    tool_calls: in the order in which they were written. observed: the messages that came back, as far as the policy was shown them: one
+    a tool call, or the environment's. observation_token_ids, observation_images: one image placeholder token for each image, as the
+    engine takes them.
     """
 
     token_ids: IntArray
@@ -105,9 +113,14 @@ class Turn:
     stop_reason: StopReason
     policy_version: int
     tool_calls: list[ToolCall] = field(default_factory=list)
-    observation: str | None = None
+    observed: list[Message] = field(default_factory=list)
     observation_token_ids: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     observation_images: list[EncodedImage] = field(default_factory=list)
+
+    @property
+    def observation(self) -> str | None:
+        """The text of what came back; None where nothing did."""
+        return "\n".join(text_of(message) for message in self.observed) if self.observed else None
 
 
 @dataclass(slots=True, kw_only=True)

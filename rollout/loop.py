@@ -210,8 +210,7 @@ class EpisodeLoop:
         running.num_context += len(token_ids) + self._extra_tokens(images)
         if self._room(running) < 1:
             return _finish(running, "token_limit")
-        last.observation = "\n".join(result.text for result in results)
-        last.observation_token_ids, last.observation_images = token_ids, images
+        last.observed, last.observation_token_ids, last.observation_images = observed, token_ids, images
         running.context = np.concatenate([running.context, last.token_ids, token_ids])
         running.images += images
         running.messages += [self.renderer.written, *observed]

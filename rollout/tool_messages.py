@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from posttrain.types import Message
+from posttrain.types import Message, text_of
 
 _TOOLS = """\
 # Tools
@@ -35,7 +35,7 @@ def in_plain_messages(messages: Sequence[Message], tools: Sequence[dict[str, Any
         return plain
     listed = _TOOLS.format(schemas="\n".join(_json(schema) for schema in tools))
     if plain and plain[0]["role"] == "system":
-        return [{"role": "system", "content": f"{_text(plain[0]['content'])}\n\n{listed}"}, *plain[1:]]
+        return [{"role": "system", "content": f"{text_of(plain[0])}\n\n{listed}"}, *plain[1:]]
     return [{"role": "system", "content": listed}, *plain]
 
 
@@ -58,10 +58,6 @@ def _results(messages: Iterable[Message]) -> Message:
         opening = "\n<tool_response>\n" if parts else "<tool_response>\n"
         parts += [{"type": "text", "text": opening}, *inside, {"type": "text", "text": "\n</tool_response>"}]
     return {"role": "user", "content": parts}
-
-
-def _text(content: str | list[dict[str, Any]]) -> str:
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
 def _json(value: Any) -> str:
