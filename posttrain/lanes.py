@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -92,7 +92,7 @@ class LaneProcess:
                 self._reader.start()
             return self._greeting
 
-    def ask(self, request: Any, timeout_s: float) -> Iterator[Any]:
+    def ask(self, request: Any, timeout_s: float) -> Generator[Any, None, None]:
         """The answers to one request as they come, without end but for a `Failure`, which is the last; close it when there is enough.
 
         After a timeout nothing more is given to the process: it is killed at once when nothing else is under way, else with the last

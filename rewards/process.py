@@ -22,7 +22,8 @@ from typing import Any
 from posttrain import plugins
 from posttrain.errors import UserError
 from posttrain.lane_process import Answering, Send, construct_plugin, serve
-from posttrain.rewards.base import Abstain, Failure, Judgement, Reward, Score
+from posttrain.lanes import Failure
+from posttrain.rewards.base import Abstain, Judgement, Reward, Score
 from posttrain.types import Episode, Prompt
 
 ENTRY_POINTS = "posttrain.rewards"

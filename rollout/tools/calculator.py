@@ -144,10 +144,10 @@ def _root(value: Number) -> Number:
 
 def _power(base: Number, exponent: Number) -> Number:
     if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
-        bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-        if abs(exponent) * (bits - 1) > MAX_BITS:  # a lower bound of the result's
+        power, bits = int(exponent), max(base.numerator.bit_length(), base.denominator.bit_length())
+        if abs(power) * (bits - 1) > MAX_BITS:  # a lower bound of the result's
             raise ToolError("the result is too large")
-        return _checked(base ** int(exponent))
+        return _checked(base**power)
     return _checked(float(base) ** float(exponent))
 
 
