@@ -53,9 +53,12 @@ def _call(body: str) -> WrittenCall:
         return WrittenCall(error=f"the call is not JSON: {str(error)[:200]}; {_EXPECTED}")
     fields = value if isinstance(value, dict) else {}
     name, arguments = fields.get("name"), fields.get("arguments")
-    read = {"name": name if isinstance(name, str) else "", "arguments": arguments if isinstance(arguments, dict) else {}}
-    error = "; ".join(_mistakes(value))
-    return WrittenCall(**read, error=f"{error}; {_EXPECTED}" if error else "")
+    mistakes = [*_mistakes(value)]
+    return WrittenCall(
+        name=name if isinstance(name, str) else "",
+        arguments=arguments if isinstance(arguments, dict) else {},
+        error="; ".join([*mistakes, _EXPECTED]) if mistakes else "",
+    )
 
 
 def _mistakes(value: Any) -> Iterator[str]:

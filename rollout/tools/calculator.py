@@ -152,9 +152,10 @@ def _power(base: Number, exponent: Number) -> Number:
 
 
 def _digits(value: Number) -> int:
-    if value != int(value) or abs(value) > MAX_DIGITS:
+    digits = int(value)
+    if digits != value or abs(digits) > MAX_DIGITS:
         raise ToolError(f"round: the number of digits is {written(value)}, expected a whole number of at most {MAX_DIGITS}")
-    return int(value)
+    return digits
 
 
 def _checked(value: Any) -> Number:

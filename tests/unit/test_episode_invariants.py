@@ -17,28 +17,26 @@ from posttrain.types import EncodedImage, Group, Prompt, ToolCall, Turn
 
 IMAGE = "<|image_pad|>"
 # As Qwen3-VL's: typed parts, tools in the system message, the results of one turn in one user's message.
-TEMPLATE = """
-{%- macro said(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content %}
-{%- if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}
+TEMPLATE = r"""
+{%- macro said(content) -%}
+  {%- if content is string -%}{{ content }}{%- else -%}
+    {%- for part in content -%}
+      {%- if part.type == 'image' -%}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{%- else -%}{{ part.text }}{%- endif -%}
+    {%- endfor -%}
+  {%- endif -%}
 {%- endmacro -%}
-{%- if tools %}<|im_start|>system
-{% for tool in tools %}{{ tool | tojson }}
-{% endfor %}<|im_end|>
-{% endif %}
-{%- for message in messages %}
-{%- if message.role == 'tool' %}
-{%- if loop.first or loop.previtem.role != 'tool' %}<|im_start|>user{% endif %}
-<tool_response>
-{{ said(message.content) }}
-</tool_response>
-{%- if loop.last or loop.nextitem.role != 'tool' %}<|im_end|>
-{% endif %}
-{%- else %}<|im_start|>{{ message.role }}
-{{ said(message.content) }}<|im_end|>
-{% endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}<|im_start|>assistant
-{% endif %}"""
+{%- if tools -%}
+  {{ '<|im_start|>system\n' }}{%- for tool in tools -%}{{ (tool | tojson) + '\n' }}{%- endfor -%}{{ '<|im_end|>\n' }}
+{%- endif -%}
+{%- for message in messages -%}
+  {%- if message.role == 'tool' -%}
+    {%- if loop.first or loop.previtem.role != 'tool' -%}{{ '<|im_start|>user' }}{%- endif -%}
+    {{ '\n<tool_response>\n' + said(message.content) + '\n</tool_response>' }}
+    {%- if loop.last or loop.nextitem.role != 'tool' -%}{{ '<|im_end|>\n' }}{%- endif -%}
+  {%- else -%}{{ '<|im_start|>' + message.role + '\n' + said(message.content) + '<|im_end|>\n' }}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}
+"""
 
 PAINT = """
 from posttrain.rollout.tools.base import Tool, ToolResult

@@ -98,7 +98,8 @@ def test_every_limit_has_a_status_of_its_own(tokenizer):
     assert (limited.status, len(limited.turns), limited.is_counted) == ("turn_limit", 2, False)
     (cut,) = run(tokenizer, ScriptedSampler(tokenizer, ["a"], stop_reason="length"), Echo(9)).values()
     assert (cut.status, len(cut.turns), len(cut.turns[0].observation_token_ids), cut.is_counted) == ("truncated", 1, 0, True)
-    for limits in ({"max_completion_tokens": 2}, {"context_tokens": 45}):
+    num_prompt = len(jobs(Renderer(tokenizer))[0].prompt_token_ids)
+    for limits in ({"max_completion_tokens": 2}, {"context_tokens": num_prompt + 10}):
         (full,) = run(tokenizer, ScriptedSampler(tokenizer, ["a"]), Echo(9), **limits).values()
         assert (full.status, len(full.turns), full.turns[0].observation, full.is_counted) == ("token_limit", 1, None, True)
 

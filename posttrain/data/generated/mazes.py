@@ -5,6 +5,9 @@ from random import Random
 
 from posttrain.data.generated.base import Example, Family, whole
 
+Room = tuple[int, int]
+"""Row and column in the map, both odd."""
+_STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 _ASK = (
     "Find the way through this maze of {size} x {size} rooms, from S to E. `#` is a wall, and rooms stand side by side with a door or a "
     "wall between them. North is up.\n\n{map}\n\nIn each of your messages say one direction: north, south, east or west. "
@@ -16,37 +19,36 @@ _ASK = (
 class Mazes(Family):
     """Square mazes; spare_moves: beyond the shortest way."""
 
-    size: int = field(default=3, metadata=whole(2, 15))
-    spare_moves: int = field(default=3, metadata=whole(0, 100))
+    size: int = field(default=4, metadata=whole(2, 15))
+    spare_moves: int = field(default=4, metadata=whole(0, 100))
 
     def example(self, rng: Random) -> Example:
         """The reference is {"map", "num_moves"}; the metadata has the shortest way's length."""
-        rows = [["#"] * (2 * self.size + 1) for _ in range(2 * self.size + 1)]
-        last = 2 * self.size - 1
-        depth = {(1, 1): 0}
-        self._carve(rows, depth, rng)
-        rows[1][1], rows[last][last] = "S", "E"
-        lines, length = ["".join(row) for row in rows], depth[last, last]
-        question = _ASK.format(size=self.size, map="\n".join(lines), moves=length + self.spare_moves)
-        reference = {"map": lines, "num_moves": length + self.spare_moves}
-        return Example(question=question, reference=reference, solution=None, metadata={"shortest": length})
+        rooms = [(row, column) for row in range(1, 2 * self.size, 2) for column in range(1, 2 * self.size, 2)]
+        start, end = rng.sample(rooms, 2)
+        rows, length = self._carved(start, end, rng)
+        rows[start[0]][start[1]], rows[end[0]][end[1]] = "S", "E"
+        lines, moves = ["".join(row) for row in rows], length + self.spare_moves
+        question = _ASK.format(size=self.size, map="\n".join(lines), moves=moves)
+        return Example(question=question, reference={"map": lines, "num_moves": moves}, solution=None, metadata={"shortest": length})
 
-    def _carve(self, rows: list[list[str]], depth: dict[tuple[int, int], int], rng: Random) -> None:
-        """Opens a door from a room that is open to one that is not, going on from the latest where possible, until all are."""
-        path = [(1, 1)]
-        rows[1][1] = " "
+    def _carved(self, start: Room, end: Room, rng: Random) -> tuple[list[list[str]], int]:
+        """Opens a door from an open room to a closed one, going on from the latest where possible; and how far the end is."""
+        rows = [["#"] * (2 * self.size + 1) for _ in range(2 * self.size + 1)]
+        path, length = [start], 0
+        rows[start[0]][start[1]] = " "
         while path:
             row, column = path[-1]
-            steps = [(-1, 0), (1, 0), (0, -1), (0, 1)]
-            closed = [(down, right) for down, right in steps if self._is_closed(rows, row + 2 * down, column + 2 * right)]
+            closed = [(down, right) for down, right in _STEPS if self._is_closed(rows, row + 2 * down, column + 2 * right)]
             if not closed:
                 path.pop()
                 continue
             down, right = rng.choice(closed)
-            beyond = (row + 2 * down, column + 2 * right)
-            rows[row + down][column + right] = rows[beyond[0]][beyond[1]] = " "
-            depth[beyond] = depth[path[-1]] + 1
-            path.append(beyond)
+            path.append((row + 2 * down, column + 2 * right))
+            rows[row + down][column + right] = rows[path[-1][0]][path[-1][1]] = " "
+            if path[-1] == end:
+                length = len(path) - 1
+        return rows, length
 
     def _is_closed(self, rows: list[list[str]], row: int, column: int) -> bool:
         return 0 < row < len(rows) and 0 < column < len(rows) and rows[row][column] == "#"
