@@ -113,8 +113,8 @@ class RolloutConfig:
     max_completion_tokens: int = 24  # tokens the policy may write in an episode, all turns together
     max_turns: int = 1  # turns an episode may have
     max_images: int = 8  # images an episode may show, the prompt's included
-    tool_timeout_s: float = 20.0  # one tool call, or one answer of an environment; a process that takes longer is killed
-    tool_wait_s: float = 0.2  # how long the engine's next step waits for the answers to turns that just ended; runs repeat if it is enough
+    tool_timeout_s: float = 20.0  # one call, or one answer of an environment; a process that takes longer is killed
+    tool_wait_s: float = 0.2  # the engine waits so long for answers to turns that just ended, so that runs repeat
     tool_rate_floor: float = 0.0  # a smaller share of episodes that call tools is warned of: tool use dies unnoticed
     temperature: float = 1.0  # of sampling in training; 1 samples from the policy itself
     max_num_seqs: int = 128  # sequences an engine runs at a time
