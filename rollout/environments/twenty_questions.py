@@ -10,7 +10,7 @@ from math import isqrt
 from posttrain.rollout.env import Environment, Observation
 from posttrain.types import Prompt
 
-_NUMBER = r"(-?\d{1,9})(?!\d)"
+_NUMBER = r"(?<!\d)(-?\d{1,9})(?!\d)"
 _COMPARED = {
     "above": re.compile(rf"(?:greater|larger|more|higher|bigger|above|over|at least|>)\D{{0,20}}?{_NUMBER}", re.IGNORECASE),
     "below": re.compile(rf"(?:less|lower|smaller|fewer|below|under|at most|<)\D{{0,20}}?{_NUMBER}", re.IGNORECASE),

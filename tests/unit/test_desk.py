@@ -167,16 +167,18 @@ def hostile_call(rng):
         None, True, 0, -1, 1e308, 10**400, "", "x" * rng.choice([1, 1000, 200_000]), [], {}, [[[]]], {"a": {"b": None}}, float("nan"),
         float("inf"), "<tool_call>{}</tool_call>", "\x00", "\ud83d", "9**9**9**9", "(" * 300, "1/0", "__import__('os').system('x')",
     ]  # fmt: skip
-    value = rng.choice(values)
-    name = rng.choice(["calculator", "calculator", "calculater", "python", "", "os.system", None, 3, ["calculator"], "calculator" * 50_000])
-    arguments = rng.choice([{"expression": value}, {"expresion": value}, value, {"expression": "1+1", "more": value}])
-    whole = rng.choice([{"name": name, "arguments": arguments}, {"name": name}, {"arguments": arguments}, value, [name, arguments]])
-    text = json.dumps(whole)
-    damaged = text[: rng.randrange(len(text) + 1)] + rng.choice(["", "}", "]", '"', "</tool_call>", "<tool_call>"])
-    body = rng.choice([text, text, damaged, "".join(rng.choices(text, k=min(200, len(text))))])
-    return rng.choice(["<tool_call>\n{}\n</tool_call>", "<tool_call>{}", "{}</tool_call>", "<tool_call>{}</tool_call>" * 3]).replace(
-        "{}", body
-    )
+    value = rng.choice([*values, "1+1", "7 * 6"])
+    names = ["calculater", "python", "", "os.system", None, 3, ["calculator"], "calculator" * 50_000]
+    name = "calculator" if rng.random() < 0.8 else rng.choice(names)
+    arguments = rng.choice([{"expression": value}, {"expression": value, "more": value}, {"expresion": value}, value])
+    call = {"name": name, "arguments": arguments}
+    whole = call if rng.random() < 0.8 else rng.choice([{"name": name}, {"arguments": arguments}, value, [name, arguments]])
+    body = json.dumps(whole)
+    if rng.random() < 0.3:
+        damaged = body[: rng.randrange(len(body) + 1)] + rng.choice(["", "}", "]", '"', "</tool_call>", "<tool_call>"])
+        body = rng.choice([damaged, "".join(rng.choices(body, k=min(200, len(body))))])
+    tagged = ["<tool_call>\n{}\n</tool_call>", "<tool_call>{}</tool_call>" * 3, "<tool_call>{}", "{}</tool_call>"]
+    return rng.choices(tagged, [8, 2, 1, 1])[0].replace("{}", body)
 
 
 def test_two_thousand_hostile_calls_are_each_answered_by_text_in_time(install):
@@ -196,5 +198,5 @@ def test_two_thousand_hostile_calls_are_each_answered_by_text_in_time(install):
             assert result.text and len(result.text) < 1000 and done.seconds < 5.0
             assert result.text.startswith("Error: ") == (done.status != "answered")
     desk.close()
-    assert min(statuses["over"], statuses["invalid"], statuses["refused"], statuses["answered"]) > 50 and "failed" not in statuses
+    assert min(statuses["over"], statuses["invalid"], statuses["refused"], statuses["answered"]) > 100 and "failed" not in statuses
     assert time.monotonic() - started < 60
