@@ -67,11 +67,11 @@ def caller(tmp_path_factory, launch):
         for b in range(1, 10)
     ]
     (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    settings = ["train.steps=60", "model.context_tokens=1000", "train.lr=4e-3", "algo.rows_per_step=2", "eval.every=0"]
+    settings = ["train.steps=30", "model.context_tokens=1000", "train.lr=4e-3", "algo.rows_per_step=2", "eval.every=0"]
     base = ["algo=sft", "model=tiny", "task=conversations", f"task.path={folder / 'rows.jsonl'}"]
     running = launch(folder / "sft", settings, folder / "log", base=base)
     assert running.finish().code == 0, running.err.read_text()
-    return folder / "sft/checkpoints/step_60/hf"
+    return folder / "sft/checkpoints/step_30/hf"
 
 
 @pytest.mark.slow

@@ -198,5 +198,5 @@ def test_two_thousand_hostile_calls_are_each_answered_by_text_in_time(install):
             assert result.text and len(result.text) < 1000 and done.seconds < 5.0
             assert result.text.startswith("Error: ") == (done.status != "answered")
     desk.close()
-    assert min(statuses["over"], statuses["invalid"], statuses["refused"], statuses["answered"]) > 100 and "failed" not in statuses
+    assert min(statuses["over"], statuses["invalid"], statuses["refused"], statuses["answered"]) > 30 and "failed" not in statuses
     assert time.monotonic() - started < 60
