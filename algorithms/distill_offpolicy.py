@@ -12,9 +12,8 @@ from posttrain.errors import UserError
 class DistillOffpolicyConfig(AlgoConfig):
     """A teacher answers the training prompts; what rewards and rules let through becomes dataset.jsonl."""
 
-    unused: ClassVar[tuple[str, ...]] = ("model.freeze",)
+    unused: ClassVar[tuple[str, ...]] = ("model.freeze", "checks")
     makes: ClassVar[tuple[str, ...]] = ("dataset",)
-    unused: ClassVar[tuple[str, ...]] = ("checks",)
 
     name: str = "distill_offpolicy"
     teacher: str | None = None  # folder, hub name or builtin:<name>; null: model.path

@@ -12,9 +12,8 @@ from posttrain.errors import UserError
 class EvaluateConfig(AlgoConfig):
     """Samples eval.samples_per_prompt answers to each held-out prompt and counts; no learner is started."""
 
-    unused: ClassVar[tuple[str, ...]] = ("model.freeze",)
+    unused: ClassVar[tuple[str, ...]] = ("model.freeze", "checks")
     makes: ClassVar[tuple[str, ...]] = ()
-    unused: ClassVar[tuple[str, ...]] = ("checks",)
 
     name: str = "evaluate"
     solved_at: float = 1.0  # reward from which an answer counts as solved, for pass@k
