@@ -268,7 +268,7 @@ gradient, tiny model, float32.
 SHARED_IMAGE = """\
 ## Shared prefix with an image
 
-A group of 16 on a prompt with an image of 1,024 tokens, 32-token completions, a Qwen3-VL of 7 million random parameters in float32: an
+A group of 16 on a prompt with an image of 1,024 tokens, 32-token completions, `model=tiny_vl` in float32: an
 optimizer step with the prompt and its image once a group, and once an episode. The gradient difference is relative, of norms.
 """
 OVERHEAD = """\
