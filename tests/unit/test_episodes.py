@@ -76,5 +76,5 @@ def test_an_episode_is_a_row_to_learn_from(tmp_path, group):
     assert row["tools"] == [TOOL]
     assert [message["role"] for message in row["messages"]] == ["user", "assistant", "tool", "tool", "assistant"]
     messages, images = take_images("row 1", row["messages"], tmp_path)
-    assert images[0] == RED.data and images[2] == GREEN.data and len(images) == 3
+    assert images[0] == RED and images[2] == GREEN and len(images) == 3
     assert messages[2]["content"] == [{"type": "image"}, {"type": "text", "text": "closer"}]
