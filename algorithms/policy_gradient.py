@@ -24,7 +24,7 @@ from posttrain.config import Config
 from posttrain.console import Console
 from posttrain.episodes import write_episodes
 from posttrain.fleet import Engines, Learners, Teachers, publish
-from posttrain.inputs import Inputs, prepare
+from posttrain.inputs import Inputs, prepare, tools_and_environments
 from posttrain.judge_service import JudgeService
 from posttrain.learner_spec import Distillation, LearnerSpec, TeacherSpec
 from posttrain.metrics import MetricsWriter
@@ -267,6 +267,7 @@ def _learner_spec(config: Config, algo: PolicyGradientConfig, inputs: Inputs, th
 
 def engine_spec(config: Config, inputs: Inputs, threads: int) -> EngineSpec:
     """What an engine for the inputs' model is told."""
+    tools, environments = tools_and_environments(config)
     return EngineSpec(
         model_path=inputs.model_path,
         geometry=inputs.geometry,
@@ -274,6 +275,8 @@ def engine_spec(config: Config, inputs: Inputs, threads: int) -> EngineSpec:
         context_tokens=config.model.context_tokens,
         rollout=config.rollout,
         threads=threads,
+        tools=tuple(tools),
+        environments=tuple(environments),
     )
 
 

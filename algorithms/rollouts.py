@@ -14,6 +14,7 @@ import numpy as np
 
 from posttrain.algorithms.advantages import EntropyControl
 from posttrain.algorithms.base import PolicyGradientConfig
+from posttrain.algorithms.tool_metrics import check_failures, tools_row, turns_row
 from posttrain.config import Config
 from posttrain.console import Console
 from posttrain.data.mixture import Mixture
@@ -21,7 +22,6 @@ from posttrain.errors import RunError
 from posttrain.fleet import Engines
 from posttrain.inputs import Inputs
 from posttrain.rewards.manager import COUNTED
-from posttrain.rollout.env import SingleTurn
 from posttrain.stats import LearnerStats, Row, Timer
 from posttrain.types import Episode, Group, RenderedPrompt
 
@@ -52,7 +52,7 @@ class Sampler:
         generated = np.random.SeedSequence([self.config.run.seed, *seed]).generate_state(1)
         groups: dict[int, Group] = {}
         started = time.monotonic()
-        for index, group in self.engines.sample(prompts, group_size, SingleTurn(), int(generated[0])):
+        for index, group in self.engines.sample(prompts, group_size, int(generated[0])):
             self.inputs.tasks[group.prompt.task].rewards.submit(group)
             groups[index] = group
             self.console.phase(f"{label}: {len(groups)}/{len(prompts)} groups sampled")
@@ -61,9 +61,11 @@ class Sampler:
         with self.timer("reward"):
             for task in self.inputs.tasks.values():
                 task.rewards.finish()
+        episodes = [episode for group in groups.values() for episode in group.episodes]
+        check_failures(episodes, self.config.rewards.max_failure_fraction)
         if not any(group.num_counted for group in groups.values()):
-            failures = [episode.failure for group in groups.values() for episode in group.episodes if episode.failure]
-            raise RunError(f"{label}: no episode of the rollout batch can be used; {failures[0] if failures else 'all ran out of turns'}")
+            failures = [episode.failure for episode in episodes if episode.failure]
+            raise RunError(f"{label}: no episode of the rollout batch can be used; {failures[0] if failures else 'all met a limit'}")
         return [groups[index] for index in range(len(prompts))]
 
     def sample_heldout(self, step: int) -> dict[str, list[Group]]:
@@ -133,7 +135,7 @@ class Rollouts(Sampler):
                 episode.is_masked = True
         kept += left[:spare]
         num_left_out = self._set_advantages(kept)
-        row = {**rollout_row(sampled), **self.take_counts()}
+        row = {**rollout_row(sampled), **turns_row(sampled), **self._tools_row(step, sampled), **self.take_counts()}
         if self.algo.refill:
             row |= {"rollout/rounds": round_ + 1, "rollout/replaced_groups": len(sampled) - wanted}
         if self.control:
@@ -155,6 +157,15 @@ class Rollouts(Sampler):
         if self.control:
             self.control.is_active = state["leaves_out_negatives"]
 
+    def _tools_row(self, step: int, groups: Sequence[Group]) -> Row:
+        """The metrics of tools, and a warning when they are hardly used."""
+        floor = self.config.rollout.tool_rate_floor
+        row = tools_row(groups, floor)
+        if row.get("tools/below_floor"):
+            share = f"{row['tools/rate']:.1%} of the episodes call a tool"
+            self.console.say(f"warning: step {step + 1}: {share}, less than rollout.tool_rate_floor={floor:g}")
+        return row
+
     def _shape(self, episode: Episode) -> None:
         """The algorithm's own additions to the reward, and what it leaves out."""
         if self.algo.overlong_buffer:
@@ -162,7 +173,7 @@ class Rollouts(Sampler):
                 episode.num_completion_tokens, self.config.rollout.max_completion_tokens, self.algo.overlong_buffer
             )
             episode.reward = episode.outcome + episode.scores["overlong"]
-        episode.is_masked = self.algo.mask_truncated and episode.status == "truncated"
+        episode.is_masked = self.algo.mask_truncated and episode.is_cut
 
     def _set_advantages(self, groups: Sequence[Group]) -> int:
         """Sets every counted episode's advantage; returns how many negative ones the entropy control left out."""

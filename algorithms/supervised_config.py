@@ -22,6 +22,7 @@ class SupervisedConfig(AlgoConfig):
     """Keys of every algorithm that learns from the rows of its tasks, without sampling."""
 
     unused: ClassVar[tuple[str, ...]] = (
+        *("task.tools", "task.environment"),
         *("rollout", "rewards", "weights", "task.rewards", "eval.samples_per_prompt"),
         *("train.prompts_per_step", "train.minibatches", "train.shared_prefix"),
     )

@@ -54,6 +54,8 @@ class TaskConfig:
     system_prompt: str | None = None  # put before each prompt; default: what the model's chat template does
     thinking: float = 1.0  # sft: share of rows with <think> that keep it; distill_offpolicy: of prompts with it
     rewards: dict[str, float] = field(default_factory=dict)  # reward name -> weight
+    tools: list[str] = field(default_factory=list)  # what the policy may call, such as [calculator, python]
+    environment: str | None = None  # what the policy plays against, turn by turn, such as maze
     share: float = 1.0  # of the prompts of a batch, in proportion to the other tasks' shares
 
 
@@ -111,6 +113,10 @@ class RolloutConfig:
 
     max_completion_tokens: int = 24  # tokens the policy may write in an episode, all turns together
     max_turns: int = 1  # turns an episode may have
+    max_images: int = 8  # images an episode may show, the prompt's included
+    tool_timeout_s: float = 20.0  # one call, or one answer of an environment; a process that takes longer is killed
+    tool_wait_s: float = 0.2  # the engine waits so long for answers to turns that just ended, so that runs repeat
+    tool_rate_floor: float = 0.0  # a smaller share of episodes that call tools is warned of: tool use dies unnoticed
     temperature: float = 1.0  # of sampling in training; 1 samples from the policy itself
     max_num_seqs: int = 128  # sequences an engine runs at a time
     compile: bool = False  # vLLM's compilation and CUDA graphs: worth it on CUDA; on CPUs only a slower start
@@ -127,7 +133,7 @@ class RewardsConfig:
     memory_gb: float = 4.0  # memory of a scoring process
     retries: int = 0  # further attempts at an episode whose scoring failed, before it leaves its group
     judge_model: str | None = None  # a model that vLLM serves as this run's judge; null: POSTTRAIN_JUDGE_URL, if any
-    max_failure_fraction: float = 0.1  # a larger share of failures among the latest 500 episodes ends the run
+    max_failure_fraction: float = 0.1  # a larger share among the latest 500 episodes, or of a batch's tool calls, ends the run
 
 
 @dataclass
@@ -194,13 +200,15 @@ _POSITIVE = (
     *("run.checkpoint_every", "run.keep_checkpoints", "model.context_tokens"),
     *("train.steps", "train.lr", "train.max_grad_norm", "train.prompts_per_step", "train.minibatches"),
     *("train.microbatch_tokens", "train.sequence_parallel", "train.head_chunk_mb", "rollout.max_completion_tokens", "rollout.max_turns"),
+    *("rollout.tool_timeout_s",),
     *("rollout.temperature", "rollout.max_num_seqs", "rollout.kv_cache_gb", "cluster.num_engines", "cluster.num_learners"),
     *("cluster.deadline_s", "eval.num_prompts", "eval.samples_per_prompt"),
     *("rewards.num_processes", "rewards.timeout_s", "rewards.memory_gb"),
 )
 _NOT_NEGATIVE = (
     *("run.seed", "train.warmup_steps", "train.weight_decay", "cluster.engine_cpus", "cluster.learner_cpus"),
-    *("cluster.engine_gpus", "cluster.learner_gpus", "eval.every", "rewards.retries", "checks.every"),
+    *("cluster.engine_gpus", "cluster.learner_gpus", "eval.every", "rewards.retries", "rollout.max_images", "rollout.tool_wait_s"),
+    *("checks.every",),
 )
 _CHOICES: dict[str, tuple[str | int, ...]] = {
     "model.dtype": ("bfloat16", "float32"),
@@ -215,6 +223,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.path": (bool, "a folder, a hub name or builtin:<name>"),
     "train.betas": (lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "two numbers from 0 to below 1"),
     "rewards.max_failure_fraction": (lambda share: 0 <= share <= 1, "a share from 0 to 1"),
+    "rollout.tool_rate_floor": (lambda share: 0 <= share <= 1, "a share from 0 to 1"),
     "rollout.gpu_memory_utilization": (lambda share: 0 < share <= 1, "a number above 0 and at most 1"),
     "weights.canary_tolerance": (lambda value: value is None or (math.isfinite(value) and value > 0), "null or a number above 0"),
 }
@@ -245,6 +254,9 @@ def validate(config: Config) -> None:
             raise UserError(f"{key}={got}: expected {expected}")
     for section, task in {"task": config.task, **{f"mixture.{name}": task for name, task in config.mixture.items()}}.items():
         _validate_task(section, task, algo)
+        if algo.uses("rollout") and (task.tools or task.environment is not None) and config.rollout.max_turns < 2:
+            what = f"{section}.tools={task.tools}" if task.tools else f"{section}.environment={task.environment}"
+            raise UserError(f"rollout.max_turns={config.rollout.max_turns}: expected 2 or more with {what}, or no answer is ever read")
     names = [task.name for task in config.tasks]
     if len(set(names)) < len(names):
         raise UserError(f"tasks {', '.join(names)}: expected different names, which tell their metrics apart; set mixture.<task>.name")
@@ -272,6 +284,11 @@ def validate(config: Config) -> None:
         (
             train.sequence_parallel == 1 or not train.compile,
             f"train.sequence_parallel={train.sequence_parallel}: has not been tried with train.compile=true; expected one of the two",
+        ),
+        (
+            not algo.uses("rollout") or config.rollout.tool_timeout_s < config.cluster.deadline_s,
+            f"rollout.tool_timeout_s={config.rollout.tool_timeout_s:g}: expected less than cluster.deadline_s="
+            f"{config.cluster.deadline_s:g}, in which an engine has to make progress",
         ),
         (
             config.model.attention != "flex" or config.cluster.learner_gpus > 0,

@@ -114,7 +114,9 @@ def _task_rows(inputs: Inputs) -> dict[str, str]:
     for name, task in inputs.tasks.items():
         share = f"{task.config.share / total:.0%} of each batch, " if len(inputs.tasks) > 1 else ""
         rewards = ", ".join(f"{weight:g} x {reward}" for reward, weight in task.config.rewards.items())
-        rows[f"task {name}"] = f"{share}{len(task.train)} training prompts, {len(task.heldout)} held out; {rewards}"
+        tools = f"; tools: {', '.join(task.config.tools)}" if task.config.tools else ""
+        environment = f"; against {task.config.environment}" if task.config.environment is not None else ""
+        rows[f"task {name}"] = f"{share}{len(task.train)} training prompts, {len(task.heldout)} held out; {rewards}{tools}{environment}"
     return rows
 
 

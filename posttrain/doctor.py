@@ -23,7 +23,7 @@ from typing import Literal
 
 from posttrain.builtin_models import cache_folder
 from posttrain.errors import UserError
-from posttrain.rewards import sandbox
+from posttrain.sandbox import runner as sandbox
 
 CLONE = Path(__file__).resolve().parent.parent
 GB = 1e9

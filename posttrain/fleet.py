@@ -15,7 +15,6 @@ from posttrain.errors import WeightSyncError
 from posttrain.learner_spec import LearnerSpec, TeacherSpec
 from posttrain.packing import prompts_of, rewrite, sequence_batch, spread
 from posttrain.rollout.engine import EngineSpec
-from posttrain.rollout.env import Environment
 from posttrain.rollout.loop import EpisodeJob
 from posttrain.stats import LearnerStats
 from posttrain.teacher_inputs import TeacherInputs
@@ -134,9 +133,7 @@ class Engines:
         self.cluster.identify(self.members)
         return [self.cluster.call(member, "start") for member in self.members]
 
-    def sample(
-        self, prompts: Sequence[RenderedPrompt], group_size: int, environment: Environment, seed: int
-    ) -> Iterator[tuple[int, Group]]:
+    def sample(self, prompts: Sequence[RenderedPrompt], group_size: int, seed: int) -> Iterator[tuple[int, Group]]:
         """Samples `group_size` episodes a prompt; yields (index into prompts, group) as groups are complete.
 
         Prompts are dealt to engines in turn, a whole group to one engine, so that its prompt is computed once.
@@ -146,7 +143,7 @@ class Engines:
             jobs = [EpisodeJob(key=(index, k), prompt=prompt, prompt_token_ids=token_ids) for k in range(group_size)]
             shares[index % len(shares)] += jobs
         calls = [
-            self.cluster.call_stream(member, "rollout", share, environment, seed + i)
+            self.cluster.call_stream(member, "rollout", share, seed + i)
             for i, (member, share) in enumerate(zip(self.members, shares, strict=True))
             if share
         ]

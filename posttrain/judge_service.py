@@ -27,7 +27,7 @@ SETTINGS = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"
 TAIL_LINES = 15
 # Asks the kernel for a SIGTERM when the driver dies, however it dies; the server then ends its own processes.
 STARTER = (
-    "import runpy, signal; from posttrain.rewards.sandbox_kernel import die_with_parent; die_with_parent(signal.SIGTERM); "
+    "import runpy, signal; from posttrain.sandbox.kernel import die_with_parent; die_with_parent(signal.SIGTERM); "
     "runpy.run_module('vllm.entrypoints.openai.api_server', run_name='__main__', alter_sys=True)"
 )
 

@@ -31,7 +31,7 @@ MISTAKE, INTERRUPTED, PREFIX = 2, 130, r"posttrain[.\w]*: "
 """Exit codes of posttrain's commands, and how the line about a mistake begins."""
 # Asks the kernel for a SIGTERM when the pipeline's process dies, however it dies; a run then ends its actors.
 STARTER = (
-    "import runpy, signal; from posttrain.rewards.sandbox_kernel import die_with_parent; die_with_parent(signal.SIGTERM); "
+    "import runpy, signal; from posttrain.sandbox.kernel import die_with_parent; die_with_parent(signal.SIGTERM); "
     "runpy.run_module('posttrain.{command}', run_name='__main__', alter_sys=True)"
 )
 

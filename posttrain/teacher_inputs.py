@@ -74,7 +74,7 @@ def _ask_folder(
         raise UserError(f"{KEY}={named}: expected a model that cuts images as model.path={config.model.path} does, {geometry}")
     room = max_context_tokens(path, KEY) - config.rollout.max_completion_tokens
     renderer = Renderer(tokenizer)
-    rendered = {prompt.id: read(renderer.prompt(prompt.messages), prompt.images, geometry)[0] for prompt in prompts}
+    rendered = {prompt.id: read(renderer.prompt(prompt.messages, prompt.tools), prompt.images, geometry)[0] for prompt in prompts}
     longest = max(rendered, key=lambda name: len(rendered[name].token_ids))
     if (length := len(rendered[longest].token_ids)) > room:
         raise UserError(f"{KEY}={named}: prompt {longest} has {length} tokens in its template, expected at most {room}")
@@ -90,6 +90,8 @@ def _ask_server(config: Config, url: str, student: Any, prompts: Sequence[Prompt
         raise UserError(f"{KEY}={url}: a server's log-probabilities are those at temperature 1; expected rollout.temperature=1")
     if shown := next((prompt.id for prompt in prompts if prompt.images), None):
         raise UserError(f"{KEY}={url}: prompt {shown} holds an image, which a served teacher is not asked about; expected a folder")
+    if any(prompt.tools for prompt in prompts):
+        raise UserError(f"{KEY}={url}: a server renders prompts without tools; expected a folder, or task.tools=[]")
     server = TeacherServer(url)
     for text in (CANARY_TEXT, *student.all_special_tokens):
         theirs, own = server.tokenize(text), student.encode(text, add_special_tokens=False)

@@ -19,11 +19,19 @@ from numpy.typing import NDArray
 Message = dict[str, Any]
 """A chat message as chat templates take it: `role`, and `content` as text or a list of typed parts."""
 
+
+def text_of(message: Message) -> str:
+    """A message's text without its images."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 
 StopReason = Literal["stop", "length"]
-Status = Literal["complete", "truncated", "turn_limit", "failed"]
+Status = Literal["complete", "truncated", "turn_limit", "token_limit", "image_limit", "failed"]
+CallStatus = Literal["answered", "refused", "invalid", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +58,8 @@ class Prompt:
     In the example: id "arithmetic/17", task "arithmetic", messages [{"role": "user", "content": "2 + 3 ="}], reference "5".
     `reference` is all that a rule reward may compare with; `metadata` is carried through to rewards and episode files.
     images: one for each `{"type": "image"}` part of the messages, in their order.
+    tools: the JSON schemas of the functions that the policy may call; their names are those of `posttrain.tools`. environment: the
+    name under `posttrain.environments` of what answers the policy between turns.
     """
 
     id: str
@@ -58,10 +68,28 @@ class Prompt:
     reference: Any
     metadata: dict[str, Any] = field(default_factory=dict)
     images: list[EncodedImage] = field(default_factory=list)
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    environment: str | None = None
 
 
 # A prompt and its tokens by the model's chat template.
 RenderedPrompt = tuple[Prompt, IntArray]
+
+
+@dataclass(slots=True, kw_only=True)
+class ToolCall:
+    """One call that a turn wrote, and what became of it.
+
+    In the example: name "calculator", arguments {"expression": "2 + 3"}, status "answered".
+    status: "answered"; "refused" (the tool said what is wrong with it); "invalid" (no tool was reached: no JSON, an unknown name,
+    arguments that do not fit the tool's schema), where name and arguments are what could be read of them; or "failed" (the tool
+    broke, hung or died). seconds: until the answer, waiting for a free process included.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    status: CallStatus
+    seconds: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,7 +102,9 @@ class Turn:
     token_ids: int64, as sampled, the stop token included where one was sampled; never decoded and encoded again.
     logprobs: float32, one a token: log-probability under the distribution that was sampled from, in the engine.
     policy_version: the number of optimizer steps behind the weights that wrote this turn.
-    observation_token_ids, observation_images: one image placeholder token for each image, as the engine takes them.
+    tool_calls: in the order in which they were written. observed: the messages that came back, as far as the policy was shown them: one
+    a tool call, or the environment's. observation_token_ids, observation_images: one image placeholder token for each image, as the
+    engine takes them.
     top_ids, top_logprobs: int64 and float32 (N, K), the K most likely tokens at each place, best first, where an engine was asked.
     """
 
@@ -83,12 +113,17 @@ class Turn:
     text: str
     stop_reason: StopReason
     policy_version: int
-    tool_call: dict[str, Any] | None = None
-    observation: str | None = None
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    observed: list[Message] = field(default_factory=list)
     observation_token_ids: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     observation_images: list[EncodedImage] = field(default_factory=list)
     top_ids: IntArray | None = None
     top_logprobs: FloatArray | None = None
+
+    @property
+    def observation(self) -> str | None:
+        """The text of what came back; None where nothing did."""
+        return "\n".join(text_of(message) for message in self.observed) if self.observed else None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,8 +132,11 @@ class Episode:
 
     In the example episode 0 holds two turns, status "complete", scores {"numeric": 1.0}, reward 1.0, advantage 1.0.
 
-    status: "complete" (the policy stopped by itself), "truncated" (cut by the completion length), "turn_limit", or
-    "failed" (no usable episode; `failure` says why, and it takes no part in scoring or training).
+    status: "complete" (the policy stopped by itself, or its environment was done), "truncated" (a turn was cut by the completion or
+    context length), "token_limit" (what came back, or a further turn, had no room in them), "turn_limit", "image_limit" (a further
+    turn or image was wanted and not allowed: neither learned from nor compared, so that more may be allowed later), or "failed" (no
+    usable episode; `failure` says why, and it takes no part in scoring or training).
+    environment_score: what its environment said last of how it went; None where none did.
     scores: one number a reward; weights: theirs in the sum; details: what a reward says of its score, as JSON, where it says
     anything; outcome: the weighted sum, before an algorithm shapes it; reward: with the shaping, what
     is learned from; advantage: set by the algorithm. is_masked: left out of statistics and loss by the algorithm's choice.
@@ -115,11 +153,17 @@ class Episode:
     advantage: float = 0.0
     is_masked: bool = False
     failure: str | None = None
+    environment_score: float | None = None
 
     @property
     def is_counted(self) -> bool:
-        """Whether it takes part in its group's statistics and in the loss: neither failed, nor out of turns, nor masked."""
-        return self.status in ("complete", "truncated") and not self.is_masked
+        """Whether it takes part in its group's statistics and in the loss: neither failed, nor out of turns or images, nor masked."""
+        return self.status in ("complete", "truncated", "token_limit") and not self.is_masked
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it ran out of tokens."""
+        return self.status in ("truncated", "token_limit")
 
     @property
     def num_completion_tokens(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from posttrain.rewards.base import Reward, answer_text
 from posttrain.rewards.boxed import boxed_contents
-from posttrain.rewards.strict_json import parse_json
+from posttrain.strict_json import parse_json
 from posttrain.types import Episode, Prompt
 
 VALID = 0.1  # for an answer in the right form without a hit

@@ -44,6 +44,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from posttrain.lanes import Failure
 from posttrain.types import Episode, Prompt
 
 
@@ -65,19 +66,8 @@ class Abstain:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What becomes of an exception, a time-out or a dead process; rewards raise instead of returning it.
-
-    kind: "error", "timeout" or "crash". is_mistake: only the user can mend it, and the run ends.
-    """
-
-    kind: str
-    reason: str
-    is_mistake: bool = False
-
-
 Judgement = Score | Abstain | Failure
+"""Rewards raise; the `Failure` is what becomes of that."""
 
 
 class Reward(ABC):

@@ -21,7 +21,7 @@ from collections import Counter
 from typing import Any, Literal
 
 from posttrain.rewards.base import Reward, Score, answer_text
-from posttrain.rewards.sandbox import Limits, Outcome, run
+from posttrain.sandbox.runner import Limits, Outcome, run
 from posttrain.types import Episode, Prompt
 
 Verdict = Literal["passed", "wrong", "timeout", "crash"]

@@ -5,17 +5,14 @@ Left out on purpose: running the calls, JSON Schema of the arguments, and tolera
 """
 
 import json
-import re
 from typing import Any
 
 from posttrain.rewards.base import Reward, answer_text
-from posttrain.rewards.strict_json import parse_json
+from posttrain.tool_calls import written_calls
 from posttrain.types import Episode, Prompt
 
 Call = dict[str, Any]
 """{"name": the function, "arguments": {name: value}}"""
-
-_TAGGED = re.compile(r"<tool_call>([^<]*(?:<(?!/?tool_call>)[^<]*)*)</tool_call>")
 
 
 class FunctionCall(Reward):
@@ -24,24 +21,19 @@ class FunctionCall(Reward):
     def score(self, prompt: Prompt, episode: Episode) -> float:
         """Compares the episode's calls with the reference, a list of {"name", "arguments"}.
 
-        The calls are the `tool_call` of the turns that have one; when none has, what stands in `<tool_call>{json}</tool_call>`
-        after any thinking of the last turn. One that is not JSON of this form makes the score 0.0.
+        The calls are those of all turns; when there are none, what stands in `<tool_call>{json}</tool_call>` after any thinking of the
+        last turn. One that is not JSON of this form makes the score 0.0.
         Raises ValueError: the reference is not such a list, or one of its calls repeats, so that no answer could be right.
         """
         gold = _reference(prompt.reference)
-        turned = [turn.tool_call for turn in episode.turns if turn.tool_call is not None]
-        calls = turned or written_calls(answer_text(episode))
-        predicted = [call for call in calls if is_call(call)]
+        turned = [call for turn in episode.turns for call in turn.tool_calls]
+        written = [] if turned else written_calls(answer_text(episode))
+        if any(call.status == "invalid" for call in turned) or any(call.error for call in written):
+            return 0.0
         try:
-            return call_score(predicted, gold) if len(predicted) == len(calls) else 0.0
+            return call_score([{"name": call.name, "arguments": call.arguments} for call in turned or written], gold)
         except RecursionError:  # arguments that nest deeper than anybody means
             return 0.0
-
-
-def written_calls(text: str) -> list[Any]:
-    """What stands in each `<tool_call>` of `text`; None for one that is not JSON or never closes."""
-    bodies = _TAGGED.findall(text)
-    return [_parsed(body) for body in bodies] + [None] * (text.count("<tool_call>") - len(bodies))
 
 
 def call_score(predicted: list[Call], gold: list[Call]) -> float:
@@ -85,13 +77,6 @@ def _whole(value: Any) -> Any:
     if isinstance(value, list):
         return [_whole(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return parse_json(text)
-    except (RecursionError, ValueError):  # the policy's text is no JSON, or nests deeper than anybody means
-        return None
 
 
 def _reference(reference: Any) -> list[Call]:

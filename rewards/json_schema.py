@@ -15,7 +15,7 @@ from jsonschema.validators import validator_for
 from jsonschema_specifications import REGISTRY
 
 from posttrain.rewards.base import Reward, answer_text
-from posttrain.rewards.strict_json import parse_json
+from posttrain.strict_json import parse_json
 from posttrain.types import Episode, Prompt
 
 _FENCE = re.compile(r"```[ \t]{0,9}(?:json|JSON)?[ \t]{0,9}\n(?P<body>[^`]*(?:`(?!``)[^`]*)*)```")

@@ -14,7 +14,8 @@ from typing import Self
 from posttrain import plugins
 from posttrain.config import RewardsConfig
 from posttrain.errors import RunError, UserError
-from posttrain.rewards.base import Abstain, Failure, Judgement, Score
+from posttrain.lanes import Failure
+from posttrain.rewards.base import Abstain, Judgement, Score
 from posttrain.rewards.pool import Judged, ScoringPool
 from posttrain.rewards.process import ENTRY_POINTS
 from posttrain.types import Episode, Group, Prompt

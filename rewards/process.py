@@ -1,86 +1,58 @@
 """A scoring process: `python -m posttrain.rewards.process FD MEMORY_GB NAME...` constructs rewards once and judges episodes.
 
-It is started, watched and killed by `posttrain.rewards.pool`, over the socket with the file descriptor FD. What it sends is
-plain data, so that the driver never imports a reward's module. A reward that hangs, crashes, prints or eats memory does so
-here, and here its exceptions become failures.
+It is started, watched and killed by `posttrain.rewards.pool`, and is a process of a lane (`posttrain.lane_process`). A reward that hangs,
+crashes, prints or eats memory does so here, and here its exceptions become failures.
 
-Protocol: first how many episodes each reward takes at a time, by name, or a `Failure` to construct one; then, for each (number,
-prompt, episode) that comes, one (number, (judgement, usage)) for each reward in order, ending early after the first that is not a
-`Score`. Where every reward takes several episodes at a time, they run in threads, and answers come in any order.
+Its greeting is how many episodes each reward takes at a time, by name. A request is (prompt, episode); the answers are one (judgement,
+usage) for each reward in order, ending early after the first that is not a `Score`. Where every reward takes several episodes at a time,
+they run in threads, and answers come in any order.
 """
 
 import asyncio
 import inspect
 import json
 import math
-import os
-import resource
-import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
 from numbers import Real
 from typing import Any
 
 from posttrain import plugins
 from posttrain.errors import UserError
-from posttrain.rewards.base import Abstain, Failure, Judgement, Reward, Score
-from posttrain.rewards.sandbox_kernel import die_with_parent
+from posttrain.lane_process import Answering, Send, construct_plugin, serve
+from posttrain.lanes import Failure
+from posttrain.rewards.base import Abstain, Judgement, Reward, Score
 from posttrain.types import Episode, Prompt
 
 ENTRY_POINTS = "posttrain.rewards"
-NICENESS = 5
-"""Scoring runs beside engines that are still sampling; a reward that loops for ever should not slow them down much."""
 
 
-def main(descriptor: int, memory_gb: float, names: list[str]) -> None:
-    """Judges until the other end is closed."""
-    die_with_parent(signal.SIGKILL)  # a reward that hangs must not outlive a driver that was killed
-    os.nice(NICENESS)
-    limit = int(memory_gb * 2**30)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    connection: Connection[Any, Any] = Connection(descriptor)
-    try:
-        rewards = [construct(name) for name in names]
-    except UserError as error:
-        connection.send(Failure("error", str(error), is_mistake=True))
-        return
-    connection.send({name: reward.concurrency for name, reward in zip(names, rewards, strict=True)})
-    desk = _Desk(connection, rewards)
-    concurrency = min(reward.concurrency for reward in rewards)
-    threads = ThreadPoolExecutor(concurrency) if concurrency > 1 else None
-    while True:
-        try:
-            number, prompt, episode = connection.recv()
-        except EOFError:
-            os._exit(0)  # without waiting for threads whose answers nobody wants
-        if threads is None:
-            desk.answer(number, prompt, episode)
-        else:
-            threads.submit(desk.answer, number, prompt, episode)
+def prepare(names: Sequence[str]) -> tuple[dict[str, int], Answering, int]:
+    """Constructs the rewards; how many episodes each takes at a time, what judges, and how many episodes it judges at a time."""
+    rewards = [construct(name) for name in names]
+    takes = {name: reward.concurrency for name, reward in zip(names, rewards, strict=True)}
+    return takes, _Desk(rewards).answer, min(takes.values())
 
 
 class _Desk:
     """Judges episodes, for several threads at once where the rewards allow it."""
 
-    def __init__(self, connection: "Connection[Any, Any]", rewards: Sequence[Reward]) -> None:
-        self._connection = connection
+    def __init__(self, rewards: Sequence[Reward]) -> None:
         self._rewards = rewards
         self._counted = [dict(reward.usage()) for reward in rewards]
         self._lock = threading.Lock()
 
-    def answer(self, number: int, prompt: Prompt, episode: Episode) -> None:
+    def answer(self, request: tuple[Prompt, Episode], send: Send) -> None:
         """Sends the judgements of one episode."""
         for index, reward in enumerate(self._rewards):
             started = time.monotonic()
-            judgement = judge(reward, prompt, episode)
+            judgement = judge(reward, *request)
             seconds = time.monotonic() - started
             with self._lock:
                 usage = {"seconds": seconds, **self._new_usage(index)}
-                self._connection.send((number, (judgement, usage)))
+                send((judgement, usage))
             if not isinstance(judgement, Score):
                 return
 
@@ -96,16 +68,7 @@ def construct(name: str) -> Reward:
 
     Raises UserError: there is none, or its distribution is broken.
     """
-    plugin = plugins.load(ENTRY_POINTS, name)
-    if not (isinstance(plugin, type) and issubclass(plugin, Reward)):
-        raise UserError(f"{plugins.describe(ENTRY_POINTS, name)} is not a subclass of posttrain.rewards.base.Reward")
-    try:
-        reward = plugin()
-    except UserError:
-        raise
-    except Exception as error:  # as in plugins.load: a plug-in that cannot start is its author's to mend
-        text = " ".join(str(error).split())
-        raise UserError(f"{plugins.describe(ENTRY_POINTS, name)} cannot be constructed: {type(error).__name__}: {text}") from error
+    reward: Reward = construct_plugin(ENTRY_POINTS, name, Reward)
     if not (isinstance(reward.concurrency, int) and reward.concurrency > 0):
         raise UserError(f"{plugins.describe(ENTRY_POINTS, name)} has concurrency={reward.concurrency!r}, expected a whole number above 0")
     return reward
@@ -138,4 +101,4 @@ def _score(judgement: object) -> Score:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:])
+    serve(int(sys.argv[1]), float(sys.argv[2]), lambda: prepare(sys.argv[3:]))

@@ -8,6 +8,7 @@ sampler uses torch's global generator, so seeding that before a batch of request
 was reset, repeats the batch bit by bit.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ import numpy as np
 
 from posttrain.config import RolloutConfig
 from posttrain.data.images import decode
-from posttrain.rollout.env import Environment
-from posttrain.rollout.loop import EpisodeJob, EpisodeLoop, RequestRefused
+from posttrain.rollout.desk import Desk
+from posttrain.rollout.loop import EpisodeJob, EpisodeLimits, EpisodeLoop, RequestRefused
 from posttrain.rollout.render import Renderer
 from posttrain.types import EncodedImage, Episode, FloatArray, IntArray, Turn
 from posttrain.vision import ImageGeometry
@@ -38,7 +39,10 @@ so those are the ones without the banned tokens, and the learner leaves them out
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """What an engine needs to know of the configuration. geometry: how the model reads images; None: it reads text only."""
+    """What an engine needs to know of the configuration.
+
+    geometry: how the model reads images; None: it reads text only. tools, environments: what any task's episodes may use, by entry point.
+    """
 
     model_path: str
     geometry: ImageGeometry | None = None
@@ -47,6 +51,8 @@ class EngineSpec:
     rollout: RolloutConfig
     threads: int
     top_logprobs: int = 0  # most likely tokens that are told of each place of a turn
+    tools: tuple[str, ...] = ()
+    environments: tuple[str, ...] = ()
 
 
 class Engine(Worker):
@@ -57,6 +63,7 @@ class Engine(Worker):
         super().__init__()
         self.spec = spec
         self.policy_version = 0  # of the weights that it starts with
+        self.desk = Desk(spec.tools, spec.environments, timeout_s=spec.rollout.tool_timeout_s, advance=self.advance)
 
     def start(self) -> None:
         """Loads vLLM and the model."""
@@ -91,19 +98,22 @@ class Engine(Worker):
         self.renderer = Renderer(self.llm.get_tokenizer())
         self.advance()
 
-    def rollout(self, jobs: Sequence[EpisodeJob], environment: Environment, seed: int) -> Iterator[tuple[tuple[int, int], Episode]]:
+    def rollout(self, jobs: Sequence[EpisodeJob], seed: int) -> Iterator[tuple[tuple[int, int], Episode]]:
         """Samples the jobs' episodes; yields (key, episode) as each ends."""
         import torch
 
         self.llm.reset_prefix_cache()
         torch.manual_seed(seed)
-        loop = EpisodeLoop(
-            _VllmSampler(self),
-            self.renderer,
-            environment,
-            max_turns=self.spec.rollout.max_turns,
-            max_completion_tokens=self.spec.rollout.max_completion_tokens,
+        settings = self.spec.rollout
+        limits = EpisodeLimits(
+            max_turns=settings.max_turns,
+            max_completion_tokens=settings.max_completion_tokens,
+            context_tokens=self.spec.context_tokens,
+            max_images=settings.max_images,
         )
+        geometry = self.spec.geometry
+        image_tokens = None if geometry is None else lambda image: math.prod(geometry.tokens(image))
+        loop = EpisodeLoop(_VllmSampler(self), self.renderer, self.desk, limits, wait_s=settings.tool_wait_s, image_tokens=image_tokens)
         yield from loop.run(jobs)
 
     def load(self, sent: Sequence[Any], policy_version: int) -> dict[str, str]:

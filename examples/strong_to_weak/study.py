@@ -19,7 +19,7 @@ from make_student import make
 
 from posttrain.checkpoint import CheckpointStore
 from posttrain.metrics import read_rows
-from posttrain.rewards.sandbox_kernel import die_with_parent
+from posttrain.sandbox.kernel import die_with_parent
 
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)

@@ -23,8 +23,8 @@ from posttrain.curate.base import Bench, Drop, Outcome, Step, require, sift
 from posttrain.curate.rows import Row
 from posttrain.errors import UserError, nearest
 from posttrain.rewards.repetition import repetition_rate
-from posttrain.rewards.strict_json import parse_json
 from posttrain.rewards.texts import lines, sentences, thinking_text, without_fenced_blocks, words
+from posttrain.strict_json import parse_json
 
 RULES = ("malformed", "cut off", "repetition", "language mixing", "guess")
 MIN_SENTENCE_WORDS = 5

@@ -204,10 +204,9 @@ class _Sampler:
         return xxhash.xxh3_128_hexdigest(json.dumps([asked, sampler, depended], sort_keys=True).encode())
 
     def _sample(self, prompts: Sequence[RenderedPrompt], seed: np.uint32) -> list[Group]:
-        from posttrain.rollout.env import SingleTurn
 
         groups: dict[int, Group] = {}
-        for index, group in self._engines.sample(prompts, self.settings.num_samples, SingleTurn(), int(seed)):
+        for index, group in self._engines.sample(prompts, self.settings.num_samples, int(seed)):
             self._rewards.submit(group)
             groups[index] = group
         self._rewards.finish()

@@ -45,6 +45,22 @@ class Faulty(Reward):
 '''
 
 
+AGAIN = '''
+from posttrain.rollout.env import Environment, Observation
+
+class Again(Environment):
+    """Says "again" twice; the score is the share of vowels in what it hears."""
+
+    def reset(self, prompt):
+        self.num_heard = 0
+
+    def step(self, text):
+        self.num_heard += 1
+        score = sum(letter in "aeiou" for letter in text) / max(1, len(text))
+        return Observation(text="again", score=score, is_over=self.num_heard == 3)
+'''
+
+
 @dataclass
 class Result:
     """A finished command."""
@@ -106,13 +122,17 @@ def gone_within(processes, seconds):
 
 @pytest.fixture(scope="session", autouse=True)
 def environment(tmp_path_factory):
-    """No hub, no leftovers of a caller's Ray, and a third party's installed reward: `vowels`."""
+    """No hub, no leftovers of a caller's Ray, and a third party's installed rewards and environment: `vowels`, `faulty`, `again`."""
     site = tmp_path_factory.mktemp("site")
     info = site / "vowel_rewards-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vowel-rewards\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[posttrain.rewards]\nvowels = vowel_rewards:Vowels\nfaulty = vowel_rewards:Faulty\n")
+    (info / "entry_points.txt").write_text(
+        "[posttrain.rewards]\nvowels = vowel_rewards:Vowels\nfaulty = vowel_rewards:Faulty\n"
+        "[posttrain.environments]\nagain = again_games:Again\n"
+    )
     (site / "vowel_rewards.py").write_text(VOWELS)
+    (site / "again_games.py").write_text(AGAIN)
     # The lock that a process killed while DeepSpeed compiles leaves behind; whoever waits for it waits for ever.
     (site / "torch_extensions" / "deepspeed_shm_comm").mkdir(parents=True)
     (site / "torch_extensions" / "deepspeed_shm_comm" / "lock").touch()

@@ -13,19 +13,11 @@ from posttrain.learner_spec import LearnerSpec
 from posttrain.model import load_tokenizer
 from posttrain.packing import pack
 from posttrain.rollout.engine import EngineSpec
-from posttrain.rollout.env import SingleTurn
 from posttrain.rollout.render import Renderer
 from posttrain.types import Prompt
 from posttrain.weights import SentTensor, fingerprint, make_canary, verify
 
 TOLERANCE = 1e-3
-
-
-class Echo:
-    """Answers the first turn, so that a second one follows."""
-
-    def respond(self, prompt, turns):
-        return [{"role": "user", "content": "again"}] if len(turns) == 1 else None
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +30,10 @@ def fleet(tiny_path, tmp_path_factory):
             cluster, lambda n: LearnerSpec(model_path=tiny_path, dtype="float32", train=train, temperature=1.0, seed=0, threads=n)
         )
         engines = Engines(
-            cluster, lambda n: EngineSpec(model_path=tiny_path, dtype="float32", context_tokens=512, rollout=rollout, threads=n)
+            cluster,
+            lambda n: EngineSpec(
+                model_path=tiny_path, dtype="float32", context_tokens=512, rollout=rollout, threads=n, environments=("again",)
+            ),
         )
         cluster.wait([*engines.begin_start(), *learners.begin_start()])
         yield learners, engines
@@ -49,15 +44,15 @@ def tokenizer(tiny_path):
     return load_tokenizer(tiny_path)
 
 
-def sample(engines, tokenizer, environment, seed=1, size=4):
+def sample(engines, tokenizer, environment=None, seed=1, size=4):
     messages = [{"role": "user", "content": "State the final answer to the following arithmetic problem: 2 + 3 ="}]
-    prompt = Prompt(id="p", task="t", messages=messages, reference="5")
-    ((_, group),) = engines.sample([(prompt, Renderer(tokenizer).prompt(messages))], size, environment, seed)
+    prompt = Prompt(id="p", task="t", messages=messages, reference="5", environment=environment)
+    ((_, group),) = engines.sample([(prompt, Renderer(tokenizer).prompt(messages))], size, seed)
     return group
 
 
 def train_one_step(learners, engines, tokenizer):
-    group = sample(engines, tokenizer, SingleTurn())
+    group = sample(engines, tokenizer)
     for episode, advantage in zip(group.episodes, (1.0, -1.0, 0.5, -0.5), strict=True):
         episode.advantage = advantage
     learners.step(pack([group], normalization="sequence_mean", microbatch_tokens=4096), SapoConfig().objective())
@@ -133,7 +128,7 @@ def test_a_prefix_cache_that_was_not_reset_is_caught(fleet, tokenizer):
 
 def test_a_seed_repeats_the_rollout_bit_by_bit(fleet, tokenizer):
     _, engines = fleet
-    first, second, other = (sample(engines, tokenizer, SingleTurn(), seed=seed) for seed in (5, 5, 6))
+    first, second, other = (sample(engines, tokenizer, seed=seed) for seed in (5, 5, 6))
     for a, b in zip(first.episodes, second.episodes, strict=True):
         assert a.turns[0].token_ids.tolist() == b.turns[0].token_ids.tolist()
         assert np.array_equal(a.turns[0].logprobs, b.turns[0].logprobs)
@@ -143,7 +138,7 @@ def test_a_seed_repeats_the_rollout_bit_by_bit(fleet, tokenizer):
 def test_two_turn_episodes_are_scored_alike_by_engine_and_learner(fleet, tokenizer):
     learners, engines = fleet
     publish(learners, engines, policy_version=4, canary=make_canary(tokenizer), tolerance=TOLERANCE)
-    group = sample(engines, tokenizer, Echo(), size=96, seed=3)
+    group = sample(engines, tokenizer, "again", size=96, seed=3)
     two_turned = [episode for episode in group.episodes if len(episode.turns) == 2]
     assert two_turned, "no episode ended its first turn; the seed no longer shows what it should"
     batches = pack([group], normalization="sequence_mean", microbatch_tokens=4096)

@@ -203,8 +203,10 @@ def test_tool_calls_are_trained_and_results_are_not(jsonl, tokenizer):
     text, stretches = spoken(tokenizer, document)
     assert '"name": "add", "description": "Adds."' in text
     assert stretches == ['<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call><|im_end|>', "It is 2.<|im_end|>"]
-    with pytest.raises(UserError, match="the chat template leaves out 'add'"):
-        transcriber(tokenizer).documents(row)
+    (plain,) = transcriber(tokenizer).documents(row)  # a template that knows no tools is told of them in plain messages
+    text, stretches = spoken(tokenizer, plain)
+    assert '<tools>\n{"type": "function", "function": {"name": "add"' in text and "<tool_response>\n2\n</tool_response>" in text
+    assert stretches == ['<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>', "It is 2.<|im_end|>"]
 
 
 def test_a_turn_that_is_empty_without_its_thinking_is_refused(jsonl, tokenizer):

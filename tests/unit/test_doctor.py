@@ -4,7 +4,7 @@ import pytest
 
 from posttrain import doctor
 from posttrain.doctor import Check, Probe
-from posttrain.rewards.sandbox import Protections
+from posttrain.sandbox.runner import Protections
 
 
 def check(code: str) -> Check:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from posttrain.errors import UserError
-from posttrain.rewards import sandbox
 from posttrain.rewards.code import Code, last_python_block
+from posttrain.sandbox import runner as sandbox
 from posttrain.types import Episode, Prompt, Turn
 
 ADD = {"function": "add", "cases": [{"args": [1, 2], "expected": 3}, {"args": [5, 5], "expected": 10}, {"args": [0, 0], "expected": 0}]}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.rewards.function_call import FunctionCall, call_score
-from posttrain.types import Episode, Prompt, Turn
+from posttrain.types import Episode, Prompt, ToolCall, Turn
 
 
 def episode(text):
@@ -84,10 +84,10 @@ def test_one_call_scores_between_zero_and_one_and_symmetrically(ours, theirs):
 def test_the_turns_calls_come_before_what_is_written():
     several = episode(tagged(call("g")))
     several.turns = [*episode("").turns, *several.turns]
-    several.turns[0].tool_call = {"id": 3, **call("f", a=1)}
+    several.turns[0].tool_calls = [ToolCall(**call("f", a=1), status="failed")]
     assert FunctionCall().score(prompt([call("f", a=1)]), several) == 1.0
     assert FunctionCall().score(prompt([call("g")]), several) == 0.0
-    several.turns[0].tool_call = {"function": "f"}
+    several.turns[0].tool_calls += [ToolCall(name="", arguments={}, status="invalid")]
     assert FunctionCall().score(prompt([call("f", a=1)]), several) == 0.0
 
 
@@ -114,7 +114,7 @@ def test_arguments_that_nest_without_end_score_nothing():
     for _ in range(5000):
         deep = [deep]
     one = episode("")
-    one.turns[0].tool_call = call("f", a=deep)
+    one.turns[0].tool_calls = [ToolCall(**call("f", a=deep), status="answered")]
     assert FunctionCall().score(prompt([call("f", a=1)]), one) == 0.0
 
 

@@ -11,7 +11,7 @@ from jsonschema import SchemaError
 from referencing.exceptions import Unresolvable
 
 from posttrain.rewards.json_schema import JsonSchema
-from posttrain.rewards.strict_json import MAX_DEPTH
+from posttrain.strict_json import MAX_DEPTH
 from posttrain.types import Episode, Prompt, Turn
 
 

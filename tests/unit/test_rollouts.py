@@ -21,7 +21,7 @@ class Answers:
     def __init__(self, *outcomes, num_tokens=1, status="complete"):
         self.outcomes, self.num_tokens, self.status, self.calls = list(outcomes), num_tokens, status, []
 
-    def sample(self, prompts, group_size, environment, seed):
+    def sample(self, prompts, group_size, seed):
         self.calls.append((len(prompts), seed))
         for index, (prompt, token_ids) in enumerate(prompts):
             episodes = [self.episode(outcome) for outcome in self.outcomes.pop(0)]
@@ -99,7 +99,7 @@ def test_signal_is_judged_by_the_raw_outcome():
 
 def test_truncated_answers_are_masked_by_choice():
     assert all(g.num_counted == 2 for g in rollouts(SapoConfig(), Answers(MIXED, MIXED, status="truncated")).collect(0).groups)
-    with pytest.raises(RunError, match="out of turns"):
+    with pytest.raises(RunError, match="met a limit"):
         rollouts(SapoConfig(), Answers(MIXED, MIXED, status="turn_limit")).collect(0)
     masked = rollouts(SapoConfig(mask_truncated=True), Answers(MIXED, MIXED, status="truncated")).collect(0)
     assert all(group.num_counted == 0 for group in masked.groups) and masked.row["rollout/truncated_fraction"] == 1

@@ -21,8 +21,8 @@ import psutil
 import pytest
 
 from posttrain.errors import UserError
-from posttrain.rewards import sandbox
-from posttrain.rewards.sandbox import Limits, Outcome, run
+from posttrain.sandbox import runner as sandbox
+from posttrain.sandbox.runner import Limits, Outcome, run
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = {"wall_s": 1.5, "cpu_s": 3}
@@ -56,7 +56,7 @@ os.execv(python, [python, "-c", program])
 INSIDE = """
 import json, os, sys
 from dataclasses import asdict
-from posttrain.rewards.sandbox import Limits, run
+from posttrain.sandbox.runner import Limits, run
 order = json.load(sys.stdin)
 code = order["code"].replace("PARENT", str(os.getpid()))
 print(json.dumps({**asdict(run(code, stdin=order["stdin"], limits=Limits(**order["limits"]))), "results": ""}))
@@ -497,7 +497,7 @@ def test_a_supervisor_that_is_killed_is_a_failure_of_ours():
 
     def shoot():
         time.sleep(0.7)
-        (supervisor,) = (child for child in psutil.Process().children() if "sandbox_child" in " ".join(child.cmdline()))
+        (supervisor,) = (child for child in psutil.Process().children() if "posttrain.sandbox" in " ".join(child.cmdline()))
         supervisor.send_signal(signal.SIGKILL)
 
     with ThreadPoolExecutor(1) as pool:
@@ -523,11 +523,11 @@ def test_descriptors_are_not_leaked():
 def test_protections_are_told():
     found = sandbox.protections()
     assert found.ways_out == ()
-    assert sorted(found.active + found.inactive) == sorted(sandbox.sandbox_child.PROTECTIONS)
+    assert sorted(found.active + found.inactive) == sorted(sandbox.child.PROTECTIONS)
     assert {"no new privileges", "resource limits"} <= set(found.active)
 
 
-BARE = INSIDE + "from posttrain.rewards.sandbox import protections\nprint(json.dumps(asdict(protections())))"
+BARE = INSIDE + "from posttrain.sandbox.runner import protections\nprint(json.dumps(asdict(protections())))"
 
 
 def test_a_machine_with_a_way_out_runs_nothing(tmp_path):

@@ -12,9 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
+from posttrain import lanes
 from posttrain.config import RewardsConfig
 from posttrain.errors import UserError
-from posttrain.rewards import pool as pool_module
 from posttrain.rewards.manager import RewardManager
 from posttrain.types import Episode, Group, Prompt, Turn
 
@@ -45,6 +45,7 @@ class Wild(Reward):
 
     def segfault(self, value):
         os.kill(os.getpid(), signal.SIGSEGV)
+        time.sleep(60)  # from a thread it takes a moment
 
     def leave(self, value):
         os._exit(3)
@@ -184,7 +185,7 @@ def test_what_a_hung_reward_started_is_killed_with_it(manager, tmp_path):
 
 
 def test_a_reward_keeps_its_state_and_is_replaced_after_a_while(manager, monkeypatch):
-    monkeypatch.setattr(pool_module, "MAX_EPISODES", 3)
+    monkeypatch.setattr(lanes, "MAX_REQUESTS", 3)
     wild = manager(num_processes=1)
     scored = group(*["count"] * 7)
     wild.score(scored)

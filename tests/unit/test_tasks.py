@@ -17,8 +17,10 @@ from posttrain.types import Episode, Turn
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((ROOT / "configs" / "task").glob("*.yaml"))}
-# A task without rewards is none to sample answers for, and one without a path is the user's own.
-REWARDED = [name for name, settings in TASKS.items() if settings.get("rewards") and settings.get("source") != "file"]
+# A task without rewards is none to sample answers for, one without a path is the user's own, and one against an environment has
+# no answer that is a text.
+REWARDED = [name for name, settings in TASKS.items() if settings.get("rewards") and not settings.get("environment")]
+REWARDED = [name for name in REWARDED if TASKS[name].get("source") != "file"]
 FULL = {"repetition": 0.0}  # every other reward's best is 1
 PERFECT = {
     "en": "This is a perfect answer to what was asked, as helpful, true and short as it can be.",

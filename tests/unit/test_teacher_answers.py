@@ -108,7 +108,7 @@ class Engines:
     def __init__(self):
         self.seeds = []
 
-    def sample(self, prompts, group_size, environment, seed):
+    def sample(self, prompts, group_size, seed):
         self.seeds.append(seed)
         for index, (prompt, token_ids) in enumerate(prompts):
             episodes = [episode(f"{seed} {prompt.id} {k}", 1.0) for k in range(group_size)]

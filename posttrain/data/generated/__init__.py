@@ -9,6 +9,8 @@ from posttrain.data.generated.instructions import Instructions
 from posttrain.data.generated.json_objects import JsonObjects
 from posttrain.data.generated.language_mixing import LanguageMixing
 from posttrain.data.generated.long_lists import LongLists
+from posttrain.data.generated.mazes import Mazes
+from posttrain.data.generated.number_questions import NumberQuestions
 from posttrain.data.generated.open_questions import OpenQuestions
 from posttrain.data.generated.tricky_counts import TrickyCounts
 from posttrain.errors import UserError, nearest
@@ -21,6 +23,8 @@ FAMILIES: dict[str, type[Family]] = {
     "json_objects": JsonObjects,
     "language_mixing": LanguageMixing,
     "long_lists": LongLists,
+    "mazes": Mazes,
+    "number_questions": NumberQuestions,
     "open_questions": OpenQuestions,
     "tricky_counts": TrickyCounts,
 }

@@ -1,7 +1,7 @@
 """Calls of the Linux kernel that Python 3.11 has no function for: namespaces, mounts, prctl, the system call filter, Landlock.
 
 Each call does one thing and raises OSError where the kernel refuses; which of them a sandbox needs, and what it does without,
-is decided in sandbox_child. Kept to the standard library, and to modules of it that load in a few milliseconds (no typing,
+is decided in `child`. Kept to the standard library, and to modules of it that load in a few milliseconds (no typing,
 no dataclasses, no json), because every sandbox imports it anew.
 
 Left out on purpose: cgroups, which a container can rarely create, and every architecture but x86_64 and aarch64, on which

@@ -25,9 +25,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from posttrain.rewards import sandbox_kernel as kernel
-from posttrain.rewards import sandbox_watch as watch
-from posttrain.rewards.sandbox_watch import Order
+from posttrain.sandbox import kernel, watch
+from posttrain.sandbox.watch import Order
 
 NETWORK, PROCESSES, IPC, FILES = "network namespace", "process namespace", "ipc namespace", "private files"
 USER, PRIVILEGES, FILTER, LANDLOCK, LIMITS = "own user", "no new privileges", "system call filter", "landlock", "resource limits"

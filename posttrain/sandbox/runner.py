@@ -4,7 +4,7 @@
     outcome.reason, outcome.stdout        # "ok", "42\\n"
 
 This is the side that is trusted: it gives the order, reads what is printed, and cleans up. The doors are shut and the limits
-held by a process of its own (sandbox_child, which says what each protection is against), never by a fork of this one, which
+held by a process of its own (`child`, which says what each protection is against), never by a fork of this one, which
 may have threads. The program sees the standard library and the system's programs, nothing that pip installed.
 
 A machine gives more or fewer protections; `protections()` and `python -m posttrain.doctor` say which are active. Where they
@@ -33,7 +33,7 @@ from typing import IO, Any, BinaryIO, Literal, cast
 
 import posttrain
 from posttrain.errors import UserError
-from posttrain.rewards import sandbox_child
+from posttrain.sandbox import child
 
 ALLOW_WEAK = "POSTTRAIN_ALLOW_WEAK_SANDBOX"
 Reason = Literal["ok", "crash", "timeout", "memory", "output", "disk", "processes"]
@@ -41,7 +41,7 @@ Reason = Literal["ok", "crash", "timeout", "memory", "output", "disk", "processe
 # Generous, for a machine that is very busy: neither is a limit of the program's.
 _START_S = 60.0
 _END_S = 30.0
-_STARTER = "import sys; sys.path.append(sys.argv[1]); from posttrain.rewards import sandbox_child; sandbox_child.main()"
+_STARTER = "import sys; sys.path.append(sys.argv[1]); from posttrain.sandbox import child; child.main()"
 _WAYS = {
     "network": "the network",
     "parent": "this process and its environment",
@@ -117,8 +117,8 @@ def protections() -> Protections:
     """Starts a sandbox with an empty program and says which protections it had. Raises UserError, RuntimeError: none starts."""
     outcome = _run("", "", Limits(), False, True)
     assert outcome is not None, "a weak sandbox was allowed and refused"
-    inactive = tuple(name for name in sandbox_child.PROTECTIONS if name not in outcome.active)
-    ways_out = tuple(_WAYS[way] for way in sandbox_child.ways_out(list(outcome.active)))
+    inactive = tuple(name for name in child.PROTECTIONS if name not in outcome.active)
+    ways_out = tuple(_WAYS[way] for way in child.ways_out(list(outcome.active)))
     return Protections(active=outcome.active, inactive=inactive, ways_out=ways_out)
 
 
@@ -151,7 +151,7 @@ def _run(program: str | Sequence[str], stdin: str, limits: Limits, has_results: 
     report = marshal.loads(printed["link"])
     if report["failure"]:
         raise RuntimeError(f"the sandbox did not start: {report['failure']}")
-    if not is_weak_allowed and sandbox_child.ways_out(report["active"]):
+    if not is_weak_allowed and child.ways_out(report["active"]):
         return None
     return _outcome(report, printed, "output" if is_flooded else report["reason"], limits)
 
@@ -255,7 +255,7 @@ def _outcome(report: dict[str, Any], printed: dict[str, bytes], limit: str, limi
         results=printed["results"],
         wall_s=report["wall_s"],
         cpu_s=report["cpu_s"],
-        active=tuple(sorted(report["active"], key=sandbox_child.PROTECTIONS.index)),
+        active=tuple(sorted(report["active"], key=child.PROTECTIONS.index)),
     )
 
 

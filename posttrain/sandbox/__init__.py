@@ -1,0 +1,1 @@
+"""Running code that nobody has read: `runner.run`. Empty, because every sandbox imports it anew."""
