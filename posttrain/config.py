@@ -33,7 +33,7 @@ class RunConfig:
 class ModelConfig:
     """The model to train."""
 
-    path: str = MISSING  # Hugging Face folder or hub name, or builtin:smollm2, builtin:tiny
+    path: str = MISSING  # Hugging Face folder or hub name, or builtin:smollm2, builtin:tiny, builtin:tiny_vl
     dtype: str = "bfloat16"  # bfloat16 (with float32 master weights) or float32, for learner and engine
     attention: str = "auto"  # the learner's: blocks (any device), flex (CUDA), or auto: flex where there is CUDA
     context_tokens: int = 1024  # longest prompt plus completion that the engine takes
@@ -163,7 +163,7 @@ class EvalConfig:
 class ChecksConfig:
     """Tests of what would go wrong unseen."""
 
-    every: int = 20  # steps between blind tests, with images only: without true pixels log-probabilities must differ; 0: at the start
+    every: int = 20  # steps between tests that blank images change log-probabilities; 0: at the start
 
 
 @dataclass
