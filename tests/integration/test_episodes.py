@@ -38,15 +38,26 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def talker(tmp_path_factory, launch):
-    """The tiny model after a cold start: it ends its turns, and calls the calculator where there is one."""
-    folder = tmp_path_factory.mktemp("talker")
-    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows()))
-    settings = ["train.steps=40", "train.lr=4e-3", "algo.rows_per_step=4", "model.context_tokens=1000"]
-    base = ["algo=sft", "model=tiny", "task=conversations", f"task.path={folder / 'rows.jsonl'}"]
-    running = launch(folder / "sft", settings, folder / "log", base=base)
-    assert running.finish().code == 0, running.err.read_text()
-    return f"model.path={folder / 'sft/checkpoints/step_40/hf'}"
+def teach(tmp_path_factory, launch):
+    """teach(model, rows): the model after a cold start on the rows, as an override; it ends its turns, and calls a tool if they do."""
+
+    def start_cold(model, conversations):
+        folder = tmp_path_factory.mktemp(model)
+        (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in conversations))
+        longest = 1000 if any("tools" in row for row in conversations) else 512
+        settings = ["train.steps=40", "train.lr=4e-3", "algo.rows_per_step=4", f"model.context_tokens={longest}"]
+        base = ["algo=sft", f"model={model}", "task=conversations", f"task.path={folder / 'rows.jsonl'}"]
+        running = launch(folder / "sft", settings, folder / "log", base=base)
+        assert running.finish().code == 0, running.err.read_text()
+        return f"model.path={folder / 'sft/checkpoints/step_40/hf'}"
+
+    return start_cold
+
+
+@pytest.fixture(scope="module")
+def talker(teach):
+    """The tiny model, that has learned to answer and to call."""
+    return teach("tiny", [*rows()])
 
 
 def test_a_run_against_an_environment(talker, start):
@@ -61,6 +72,20 @@ def test_a_run_against_an_environment(talker, start):
     assert longest["turn_observations"] == ["again", "again", None] and longest["status"] == "complete"
     for row in recorded:
         assert json.loads(row["scores"])["environment"] == (row["environment_score"] or 0.0)
+
+
+@pytest.mark.slow
+def test_images_that_come_back_are_seen_by_engine_and_learner_alike(teach, start):
+    model = teach("tiny_vl", [row for row in rows() if "tools" not in row])
+    overrides = (model, *AGAIN, *SMALL, "task.environment=pictures", "rollout.max_images=2", "train.steps=2")
+    running = start("run", *overrides)
+    assert running.finish().code == 0, running.err.read_text()
+    metrics = read_rows(running.folder / "metrics.jsonl")
+    assert all(row["mismatch/logprob_abs_max"] <= 1e-3 and row["rollout/turns_mean"] > 1 for row in metrics)
+    recorded = [row for step in (1, 2) for row in episodes(running.folder, step)]
+    digests = {digest for row in recorded for turn in row["turn_images"] for digest in turn}
+    assert {path.stem for path in (running.folder / "images").iterdir()} == digests and len(digests) == 2
+    assert max(len(row["turn_texts"]) for row in recorded) == 3
 
 
 @pytest.mark.slow
