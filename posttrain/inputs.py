@@ -151,10 +151,14 @@ def _check_turns(prompt: Prompt, renderer: Renderer) -> None:
 def check_lengths(rendered: Sequence[RenderedPrompt], config: Config, geometry: ImageGeometry | None) -> None:
     """As the model reads them, images included.
 
-    Raises UserError: a prompt leaves no room for a completion, or its images and placeholders do not fit together.
+    Raises UserError: a prompt leaves no room for a completion, has too many images, or its images and placeholders do not fit together.
     """
     room = config.model.context_tokens - config.rollout.max_completion_tokens
     for prompt, token_ids in rendered:
+        if len(prompt.images) > config.rollout.max_images:
+            raise UserError(
+                f"prompt {prompt.id} has {len(prompt.images)} images, expected at most {config.rollout.max_images}: rollout.max_images"
+            )
         try:
             read(token_ids, prompt.images, geometry)
         except UserError as error:

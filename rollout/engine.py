@@ -29,9 +29,6 @@ from posttrain.worker import Worker
 BLOCK_TOKENS = 32
 """Prefix-cache granularity: short enough that a group shares most of a short prompt, and what the CPU kernels want."""
 
-MAX_IMAGES = 64
-"""Of one request."""
-
 BANNED_LOGIT_BIAS = -100.0
 """The lowest that vLLM takes: a factor of 4e-44, which float32 rounds to 0 beside 1. vLLM adds it before it tells log-probabilities,
 so those are the ones without the banned tokens, and the learner leaves them out too (`Batch.banned_token_ids`)."""
@@ -91,8 +88,8 @@ class Engine(Worker):
             logprobs_mode="processed_logprobs",
             max_logprobs=max(1, self.spec.top_logprobs),
             disable_log_stats=True,
-            # Images only: for videos, of which there are none, vLLM would set memory aside and run the vision tower at the start.
-            limit_mm_per_prompt=None if self.spec.geometry is None else {"image": MAX_IMAGES, "video": 0},
+            # The canary holds an image. No videos: for them vLLM would set memory aside and run the vision tower at the start.
+            limit_mm_per_prompt=None if self.spec.geometry is None else {"image": max(1, self.spec.rollout.max_images), "video": 0},
             seed=0,
         )
         self.renderer = Renderer(self.llm.get_tokenizer())

@@ -46,7 +46,10 @@ class Faulty(Reward):
 
 
 AGAIN = '''
+import io
+from PIL import Image
 from posttrain.rollout.env import Environment, Observation
+from posttrain.types import EncodedImage
 
 class Again(Environment):
     """Says "again" twice; the score is the share of vowels in what it hears."""
@@ -57,7 +60,18 @@ class Again(Environment):
     def step(self, text):
         self.num_heard += 1
         score = sum(letter in "aeiou" for letter in text) / max(1, len(text))
-        return Observation(text="again", score=score, is_over=self.num_heard == 3)
+        return Observation(text="again", score=score, is_over=self.num_heard == 3, images=self.pictures())
+
+    def pictures(self):
+        return []
+
+class Pictures(Again):
+    """The same, with a picture beside it."""
+
+    def pictures(self):
+        file = io.BytesIO()
+        Image.new("RGB", (64, 32 * self.num_heard), (80 * self.num_heard, 99, 200)).save(file, "PNG")
+        return [EncodedImage(data=file.getvalue(), width=64, height=32 * self.num_heard)]
 '''
 
 
@@ -129,7 +143,7 @@ def environment(tmp_path_factory):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vowel-rewards\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[posttrain.rewards]\nvowels = vowel_rewards:Vowels\nfaulty = vowel_rewards:Faulty\n"
-        "[posttrain.environments]\nagain = again_games:Again\n"
+        "[posttrain.environments]\nagain = again_games:Again\npictures = again_games:Pictures\n"
     )
     (site / "vowel_rewards.py").write_text(VOWELS)
     (site / "again_games.py").write_text(AGAIN)

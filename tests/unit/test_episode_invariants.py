@@ -2,6 +2,7 @@
 
 import io
 from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,8 +132,8 @@ class RandomResponder:
         return ToolResult(text=str(self.rng.choice(texts)), images=images)
 
 
-def random_episodes(tokenizer, seed, limits, num_images, knows_tools=True):
-    """(prompt, its tokens, {key: episode}, what the engine was given by key in order)."""
+def random_episodes(tokenizer, seed, limits, num_images, knows_tools):
+    """(prompt, its tokens, {key: episode}, the sampler); limits.context_tokens come on top of the prompt's."""
     rng = np.random.default_rng(seed)
     renderer = Renderer(tokenizer)
     vars(renderer)["knows_tools"] = knows_tools
@@ -143,10 +144,12 @@ def random_episodes(tokenizer, seed, limits, num_images, knows_tools=True):
         images=[image(number, 3) for number in range(num_images)], tools=tools,
     )  # fmt: skip
     token_ids = renderer.prompt(prompt.messages, prompt.tools)
+    num_prompt = len(token_ids) + sum(image_tokens(one) - 1 for one in prompt.images)
+    limits = replace(limits, context_tokens=num_prompt + limits.context_tokens)
     sampler = RandomSampler(rng, tokenizer.eos_token_id)
     loop = EpisodeLoop(sampler, renderer, RandomResponder(rng), limits, image_tokens=image_tokens)
     episodes = dict(loop.run([EpisodeJob(key=(0, k), prompt=prompt, prompt_token_ids=token_ids) for k in range(4)]))
-    return prompt, token_ids, episodes, sampler
+    return prompt, token_ids, episodes, sampler.seen, limits.context_tokens
 
 
 @settings(max_examples=150)
@@ -161,12 +164,11 @@ def random_episodes(tokenizer, seed, limits, num_images, knows_tools=True):
 def test_invariants_of_random_episodes(tokenizer, seed, max_turns, max_completion_tokens, spare_tokens, images, knows_tools):
     num_images, max_images = images[0], max(images)
     limits = EpisodeLimits(
-        max_turns=max_turns, max_completion_tokens=max_completion_tokens, context_tokens=400 + spare_tokens, max_images=max_images
+        max_turns=max_turns, max_completion_tokens=max_completion_tokens, context_tokens=spare_tokens, max_images=max_images
     )
-    prompt, prompt_ids, episodes, sampler = random_episodes(tokenizer, seed, limits, num_images, knows_tools)
+    prompt, prompt_ids, episodes, left, context_tokens = random_episodes(tokenizer, seed, limits, num_images, knows_tools)
     pad = tokenizer.convert_tokens_to_ids(IMAGE)
     assert len(episodes) == 4
-    left = dict(sampler.seen)
     for episode in episodes.values():
         context, shown = prompt_ids, list(prompt.images)
         for index, turn in enumerate(episode.turns):
@@ -179,7 +181,7 @@ def test_invariants_of_random_episodes(tokenizer, seed, max_turns, max_completio
             _, given_images, max_tokens, _ = left.pop(request_id)
             assert given_images == shown and np.count_nonzero(context == pad) == len(shown) <= max_images
             seen_by_model = len(context) + sum(image_tokens(one) - 1 for one in shown)
-            assert seen_by_model + max_tokens <= limits.context_tokens
+            assert seen_by_model + max_tokens <= context_tokens
             assert len(turn.token_ids) <= max_tokens
             is_last = index == len(episode.turns) - 1
             if is_last:  # an episode never ends on an observation

@@ -10,7 +10,8 @@ from posttrain.algorithms.sapo import SapoConfig
 from posttrain.algorithms.tool_metrics import check_failures, tools_row, turns_row
 from posttrain.config import Config, RolloutConfig, TaskConfig, validate
 from posttrain.errors import RunError, UserError
-from posttrain.types import Episode, Group, Prompt, ToolCall, Turn
+from posttrain.inputs import check_lengths
+from posttrain.types import EncodedImage, Episode, Group, Prompt, ToolCall, Turn
 
 
 def turn(*statuses, observed=True):
@@ -80,6 +81,13 @@ def test_broken_tools_and_environments_end_the_run():
         check_failures(lost, 0.1)
     elsewhere = [Episode(prompt_id="p", turns=[turn()], status="failed", failure="reward math: gone") for _ in range(20)]
     check_failures(elsewhere, 0.1)
+
+
+def test_a_prompt_with_more_images_than_an_episode_may_show_is_refused():
+    prompt = Prompt(id="p", task="t", messages=[], reference=None, images=[EncodedImage(data=b"", width=8, height=8)] * 3)
+    config = Config(algo=SapoConfig(), rollout=RolloutConfig(max_images=2))
+    with pytest.raises(UserError, match=r"prompt p has 3 images, expected at most 2: rollout.max_images"):
+        check_lengths([(prompt, np.array([1]))], config, None)
 
 
 @pytest.mark.parametrize(
