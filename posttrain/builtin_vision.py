@@ -102,12 +102,31 @@ def draw_weights(model: Any) -> None:
                 parameter.normal_(0.0, min(0.08, fan_in**-0.5))
 
 
-def _config(tokenizer: Any) -> Any:
+def config_of(tokenizer: Any, text: dict[str, Any], vision: dict[str, Any]) -> Any:
+    """A Qwen3-VL configuration around the sizes of its two halves; token ids and how the halves meet are filled in."""
     from transformers import Qwen3VLConfig
 
     ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True))
+    tokens = {"vocab_size": len(tokenizer), "pad_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"]}
+    cut = {"patch_size": TOKEN_PIXELS // 2, "spatial_merge_size": 2, "out_hidden_size": text["hidden_size"]}
+    return Qwen3VLConfig(
+        text_config={**text, **tokens, "tie_word_embeddings": True},
+        vision_config={**vision, **cut},
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+
+
+def rotary(theta: float) -> dict[str, Any]:
+    """Qwen3-VL's rotary positions for heads of 32: 6, 5 and 5 frequencies for time, row and column, interleaved."""
+    return {"rope_type": "default", "rope_theta": theta, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+
+
+def _config(tokenizer: Any) -> Any:
     text = {
-        "vocab_size": len(tokenizer),
         "hidden_size": 128,
         "intermediate_size": 320,
         "num_hidden_layers": 4,
@@ -115,31 +134,17 @@ def _config(tokenizer: Any) -> Any:
         "num_key_value_heads": 2,
         "head_dim": 32,
         "max_position_embeddings": 8192,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [6, 5, 5], "mrope_interleaved": True},
-        "pad_token_id": ids["<|endoftext|>"],
-        "eos_token_id": ids["<|im_end|>"],
-        "tie_word_embeddings": True,
+        "rope_parameters": rotary(1e6),
     }
     vision = {
         "depth": 3,
         "hidden_size": 64,
         "intermediate_size": 192,
         "num_heads": 2,
-        "patch_size": TOKEN_PIXELS // 2,
-        "spatial_merge_size": 2,
-        "out_hidden_size": text["hidden_size"],
         "num_position_embeddings": 256,
         "deepstack_visual_indexes": [0, 1],
     }
-    return Qwen3VLConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
-    )
+    return config_of(tokenizer, text, vision)
 
 
 def _processor() -> Any:

@@ -44,7 +44,7 @@ def call_score(predicted: list[Call], gold: list[Call]) -> float:
     with G gold calls, and 0 for a gold call without a predicted one of its name (ToolRM). Two calls without arguments agree
     entirely. Where no call is expected, making none is 1.0. The order of calls and of arguments does not matter.
     """
-    if len(predicted) != len(gold) or len({_identity(call) for call in predicted}) != len(predicted):
+    if len(predicted) != len(gold) or len({identity(call) for call in predicted}) != len(predicted):
         return 0.0
     if not gold:
         return 1.0
@@ -62,7 +62,11 @@ def _agreement(predicted: Call, gold: Call) -> float:
     return len(ours.items() & theirs.items()) / len(keys) if keys else 1.0
 
 
-def _identity(call: Call) -> str:
+def identity(call: Call) -> str:
+    """A text that two calls share when their names and, as JSON, their arguments are equal.
+
+    Raises RecursionError: arguments that nest deeper than anybody means.
+    """
     return _canonical([call["name"], call["arguments"]])
 
 
@@ -82,6 +86,6 @@ def _whole(value: Any) -> Any:
 def _reference(reference: Any) -> list[Call]:
     if not isinstance(reference, list) or not all(is_call(call) for call in reference):
         raise ValueError(f"the reference is {reference!r}, expected a list of {{'name': ..., 'arguments': {{...}}}}")
-    if len({_identity(call) for call in reference}) != len(reference):
+    if len({identity(call) for call in reference}) != len(reference):
         raise ValueError(f"the reference repeats a call, and calls that repeat score 0: {reference!r}")
     return reference

@@ -39,7 +39,7 @@ class TaskData:
 
 @dataclass(slots=True, kw_only=True)
 class _Row:
-    """What a source says about one prompt. where: names it in an error line."""
+    """What a source says about one prompt. where: names it in an error line; split_by: as in `generated.Example`."""
 
     where: str
     messages: list[Message]
@@ -47,6 +47,7 @@ class _Row:
     id: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     images: list[EncodedImage] = field(default_factory=list)
+    split_by: str | None = None
 
 
 def load_task(task: TaskConfig) -> TaskData:
@@ -58,7 +59,8 @@ def load_task(task: TaskConfig) -> TaskData:
         raise UserError(f"task.source={task.source}: {nearest(task.source, _SOURCES)}")
     data = TaskData(name=task.name, train=[], heldout=[])
     for digest, row in _distinct(_SOURCES[task.source](task)):
-        chosen = data.heldout if is_heldout(digest, task.heldout_fraction) else data.train
+        split_digest = digest if row.split_by is None else digest_of(row.split_by)
+        chosen = data.heldout if is_heldout(split_digest, task.heldout_fraction) else data.train
         chosen.append(_prompt(task, digest, row))
     for half, prompts in (("training", data.train), ("held-out", data.heldout)):
         if not prompts:
@@ -99,10 +101,18 @@ def _generated_rows(task: TaskConfig) -> Iterator[_Row]:
     for number, example in enumerate(generated.draw(task.family or "", task.params, task.num_examples)):
         yield _Row(
             where=f"{task.family} example {number}",
-            messages=[{"role": "user", "content": example.question}],
+            messages=[{"role": "user", "content": _content(example)}],
             answer=example.reference,
             metadata={"solution": example.solution, **example.metadata},
+            images=example.images,
+            split_by=example.split_by,
         )
+
+
+def _content(example: generated.Example) -> str | list[dict[str, Any]]:
+    if not example.images:
+        return example.question
+    return [*({"type": "image"} for _ in example.images), {"type": "text", "text": example.question}]
 
 
 def _drawn_rows(task: TaskConfig) -> Iterator[_Row]:

@@ -16,7 +16,7 @@ LAYERS: dict[str, int] = {
     **dict.fromkeys(("posttrain", "posttrain.types", "posttrain.errors"), 1),
     **dict.fromkeys(("posttrain.config", "posttrain.configs", "posttrain.plugins", "posttrain.metrics", "posttrain.data"), 2),
     **dict.fromkeys(("posttrain.files", "posttrain.vision", "posttrain.builtin_vision"), 2),
-    **dict.fromkeys(("posttrain.files", "posttrain.sandbox", "posttrain.strict_json"), 2),
+    **dict.fromkeys(("posttrain.files", "posttrain.frames", "posttrain.sandbox", "posttrain.strict_json"), 2),
     **dict.fromkeys(("posttrain.lanes", "posttrain.lane_process", "posttrain.tool_calls"), 2),
     **dict.fromkeys(("posttrain.packing", "posttrain.stats", "posttrain.episodes", "posttrain.rundir", "posttrain.builtin_models"), 2),
     # What engine, learner and driver say to each other: these know none of the three.

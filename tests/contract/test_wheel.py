@@ -37,9 +37,10 @@ def in_wheel(source_file: Path) -> str:
     return str(source_file if source_file.parts[0] == "posttrain" else Path("posttrain", source_file))
 
 
-def test_wheel_holds_every_module_and_yaml_and_nothing_else(wheel: Path, sources, root: Path) -> None:
+def test_wheel_holds_every_module_yaml_and_the_digits_and_nothing_else(wheel: Path, sources, root: Path) -> None:
     expected = {in_wheel(source.path) for source in sources if source.module}
     expected |= {in_wheel(file.relative_to(root)) for file in (root / "configs").rglob("*.yaml")}
+    expected.add("posttrain/data/generated/digits.png")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert held == expected
 

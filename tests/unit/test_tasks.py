@@ -13,7 +13,7 @@ from posttrain.config import TaskConfig
 from posttrain.data.sources import load_task
 from posttrain.rewards.base import Score
 from posttrain.rewards.process import construct
-from posttrain.types import Episode, Turn
+from posttrain.types import Episode, ToolCall, Turn
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((ROOT / "configs" / "task").glob("*.yaml"))}
@@ -21,6 +21,7 @@ TASKS = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((ROOT / 
 # no answer that is a text.
 REWARDED = [name for name, settings in TASKS.items() if settings.get("rewards") and not settings.get("environment")]
 REWARDED = [name for name in REWARDED if TASKS[name].get("source") != "file"]
+PICTURES = ("attribute_at_place", "clock_reading", "compare_two", "counting_in_crowd", "find_and_read", "grounding_in_crowd")
 FULL = {"repetition": 0.0}  # every other reward's best is 1
 PERFECT = {
     "en": "This is a perfect answer to what was asked, as helpful, true and short as it can be.",
@@ -46,18 +47,37 @@ def judge(server, monkeypatch, tmp_path):
         monkeypatch.setenv(f"POSTTRAIN_JUDGE_{name}", value)
 
 
+def turn_of(text, **fields):
+    return Turn(token_ids=np.array([7]), logprobs=np.zeros(1, np.float32), text=text, stop_reason="stop", policy_version=0, **fields)
+
+
+def looks(prompt):
+    """A turn that calls the tool on each place of the scene, or on the quarters of the picture, which overlap."""
+    places = [place["bbox_2d"] for place in prompt.metadata["scene"]]
+    if prompt.metadata["num_calls"] != len(places):
+        places = [[x, y, x + 550, y + 550] for x in (0, 450) for y in (0, 450)]
+    arguments = [{"bbox_2d": box, "label": "it", "img_idx": 0} for box in places]
+    calls = [ToolCall(name="image_zoom_in_tool", arguments=one, status="answered") for one in arguments]
+    return turn_of("", tool_calls=calls, observation_images=[prompt.images[0]] * len(calls))
+
+
 def outcome(task, prompt, text):
-    turn = Turn(token_ids=np.array([7]), logprobs=np.zeros(1, np.float32), text=text, stop_reason="stop", policy_version=0)
+    turns = [*([looks(prompt)] if "scene" in prompt.metadata else []), turn_of(text)]
     total = 0.0
     for name, weight in task.rewards.items():
-        judgement = reward_of(name).score(prompt, Episode(prompt_id=prompt.id, turns=[turn], status="complete"))
+        judgement = reward_of(name).score(prompt, Episode(prompt_id=prompt.id, turns=turns, status="complete"))
         total += weight * (judgement.value if isinstance(judgement, Score) else judgement)
     return total
 
 
+def question_of(prompt):
+    content = prompt.messages[-1]["content"]
+    return content if isinstance(content, str) else content[-1]["text"]
+
+
 def right_answer(task, prompt):
     if "solution" in prompt.metadata:
-        is_chinese = re.search("[\u4e00-\u9fff]", prompt.messages[-1]["content"])
+        is_chinese = re.search("[\u4e00-\u9fff]", question_of(prompt))
         return prompt.metadata["solution"] or PERFECT["zh" if is_chinese else "en"]
     return f"So it is \\boxed{{{prompt.reference}}}." if "\\boxed" in (task.system_prompt or "") else str(prompt.reference)
 
@@ -83,8 +103,10 @@ def test_right_answers_get_the_full_outcome_and_wrong_ones_less(name, judge):
 @pytest.mark.parametrize("name", [name for name in REWARDED if TASKS[name].get("source") == "generated"])
 def test_a_task_has_enough_prompts_that_fit_into_the_default_context(name):
     """Bytes are more than tokens; the default is 1024 tokens, of which a completion takes some."""
-    data = load_task(TaskConfig(**{**TASKS[name], "num_examples": 600}))
+    data = load_task(
+        TaskConfig(**{**TASKS[name], "num_examples": 600, "params": {"max_size": 256, "min_size": 256} if name in PICTURES else {}})
+    )
     prompts = [*data.train, *data.heldout]
     assert len(prompts) >= 400
-    assert max(sum(len(message["content"].encode()) for message in prompt.messages) for prompt in prompts) <= 950
+    assert max(len(((TASKS[name].get("system_prompt") or "") + question_of(prompt)).encode()) for prompt in prompts) <= 950
     assert len(data.heldout) == pytest.approx(len(prompts) * 0.25, rel=0.3)

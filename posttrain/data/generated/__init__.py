@@ -4,7 +4,10 @@ from dataclasses import fields
 from typing import Any
 
 from posttrain.data.generated.base import Example, Family, examples
+from posttrain.data.generated.clock_reading import ClockReading
 from posttrain.data.generated.code_problems import CodeProblems
+from posttrain.data.generated.crowds import AttributeAtPlace, CountingInCrowd, GroundingInCrowd
+from posttrain.data.generated.find_and_read import CompareTwo, FindAndRead
 from posttrain.data.generated.instructions import Instructions
 from posttrain.data.generated.json_objects import JsonObjects
 from posttrain.data.generated.language_mixing import LanguageMixing
@@ -18,7 +21,13 @@ from posttrain.errors import UserError, nearest
 __all__ = ["FAMILIES", "Example", "draw"]
 
 FAMILIES: dict[str, type[Family]] = {
+    "attribute_at_place": AttributeAtPlace,
+    "clock_reading": ClockReading,
     "code_problems": CodeProblems,
+    "compare_two": CompareTwo,
+    "counting_in_crowd": CountingInCrowd,
+    "find_and_read": FindAndRead,
+    "grounding_in_crowd": GroundingInCrowd,
     "instructions": Instructions,
     "json_objects": JsonObjects,
     "language_mixing": LanguageMixing,

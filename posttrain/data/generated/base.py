@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields
 from random import Random
 from typing import Any
 
+from posttrain.types import EncodedImage
+
 LANGUAGES = ("en", "zh")
 
 
@@ -18,13 +20,16 @@ LANGUAGES = ("en", "zh")
 class Example:
     """A problem: what the user asks, what rewards compare with, and what else they read.
 
-    solution: an answer that every rule reward gives its full score; None where only a judge can tell.
+    solution: an answer that every rule reward gives its full score; None where only a judge can tell. images: stand before the
+    question. split_by: examples that share it are in the same half, training or held-out; None: the content alone decides.
     """
 
     question: str
     reference: Any
     solution: str | None
     metadata: dict[str, Any] = field(default_factory=dict)
+    images: list[EncodedImage] = field(default_factory=list)
+    split_by: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
