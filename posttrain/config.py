@@ -163,7 +163,7 @@ class EvalConfig:
 class ChecksConfig:
     """Tests of what would go wrong unseen."""
 
-    every: int = 20  # steps between tests that blank images change log-probabilities; 0: at the start
+    every: int = 20  # steps between tests that blank images change what a model says; 0: at the start
 
 
 @dataclass
@@ -286,7 +286,7 @@ def validate(config: Config) -> None:
             f"train.sequence_parallel={train.sequence_parallel}: has not been tried with train.compile=true; expected one of the two",
         ),
         (
-            not algo.uses("rollout") or config.rollout.tool_timeout_s < config.cluster.deadline_s,
+            not any(task.tools or task.environment for task in config.tasks) or config.rollout.tool_timeout_s < config.cluster.deadline_s,
             f"rollout.tool_timeout_s={config.rollout.tool_timeout_s:g}: expected less than cluster.deadline_s="
             f"{config.cluster.deadline_s:g}, in which an engine has to make progress",
         ),

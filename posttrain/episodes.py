@@ -90,7 +90,8 @@ def _row(group: Group, index: int, episode: Episode) -> dict[str, Any]:
         "turn_texts": [turn.text for turn in episode.turns],
         "turn_token_ids": [turn.token_ids.tolist() for turn in episode.turns],
         "turn_logprobs": [turn.logprobs.tolist() for turn in episode.turns],
-        "turn_tool_calls": [_json([asdict(call) for call in turn.tool_calls]) for turn in episode.turns],
+        # In ASCII: a policy can write half a surrogate pair, which JSON can say and UTF-8 cannot.
+        "turn_tool_calls": [json.dumps([asdict(call) for call in turn.tool_calls]) for turn in episode.turns],
         "turn_observations": [turn.observation for turn in episode.turns],
         "turn_observation_token_ids": [turn.observation_token_ids.tolist() for turn in episode.turns],
         "turn_images": [[image.digest for image in turn.observation_images] for turn in episode.turns],

@@ -4,11 +4,14 @@ It is a process of a lane (`posttrain.lane_process`) that `posttrain.rollout.des
 is the schemas of the tools by name. A request is a `CallRequest` or a `StepRequest`; the answer is one `Answer` or `Failure`.
 """
 
+import io
 import math
 import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from PIL import Image
 
 from posttrain import plugins
 from posttrain.errors import UserError
@@ -79,11 +82,15 @@ def step(kind: type[Environment], request: StepRequest) -> Answer:
 def plain(result: ToolResult) -> ToolResult:
     """The result as data that any process can read, and no longer than is allowed.
 
-    Raises TypeError: it holds something else than text and images.
+    Raises TypeError, ValueError, or what Pillow raises: it holds something else than text and images that can be decoded.
     """
     for image in result.images:
         if type(image) is not EncodedImage:
             raise TypeError(f"an image is {type(image).__name__}, expected an EncodedImage")
+        with Image.open(io.BytesIO(image.data)) as picture:
+            picture.load()
+            if picture.size != (image.width, image.height):
+                raise ValueError(f"an image is {picture.size} pixels large, expected {(image.width, image.height)} as it says")
     return ToolResult(text=cut(str(result.text)), images=[*result.images])
 
 

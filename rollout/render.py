@@ -88,9 +88,11 @@ class Renderer:
         return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
 
     def harmless(self, text: str) -> str:
-        """The text with a space in whatever is a special token to the tokenizer: what comes back to a policy must not end its turn,
-        speak in another's name or stand for an image.
+        """The text with a space in whatever is a special token to the tokenizer, and nothing that UTF-8 has no bytes for.
+
+        What comes back to a policy must not end its turn, speak in another's name or stand for an image.
         """
+        text = text.encode(errors="replace").decode()
         while self._special_tokens.search(text):
             text = self._special_tokens.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
         return text

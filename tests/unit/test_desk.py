@@ -12,11 +12,17 @@ from posttrain.rollout.desk import Desk, Utterance
 from posttrain.types import Prompt
 
 WILD = """
-import os, signal
+import io, os, signal
+from PIL import Image
 from posttrain.errors import UserError
 from posttrain.rollout.env import Environment, Observation
 from posttrain.rollout.tools.base import Tool, ToolError, ToolResult
 from posttrain.types import EncodedImage
+
+def picture(shade):
+    file = io.BytesIO()
+    Image.new("L", (8, 8), shade).save(file, "PNG")
+    return file.getvalue()
 
 def schema(name):
     return {"type": "function", "function": {"name": name, "description": "", "parameters": {"type": "object", "properties": {}}}}
@@ -40,8 +46,12 @@ class Wild(Tool):
             return "text"
         if kind == "odd":
             return ToolResult(images=[open])
+        if kind == "broken":
+            return ToolResult(images=[EncodedImage(data=b"no picture", width=8, height=8)])
+        if kind == "mislabelled":
+            return ToolResult(images=[EncodedImage(data=picture(0), width=8, height=9)])
         if kind == "paint":
-            return ToolResult(text="here", images=[EncodedImage(data=bytes([len(images)]), width=8, height=8)])
+            return ToolResult(text="here", images=[EncodedImage(data=picture(len(images)), width=8, height=8)])
         return ToolResult(text=f"{len(images)} images, {kind}")
 
 class Misnamed(Wild):
@@ -107,6 +117,9 @@ def test_every_call_is_answered_by_a_text(desk):
         ("failed", "Error: the tool wild failed: no answer within 1 s"),
         ("answered", "0 images, after"),
     ]
+    (broken, mislabelled) = ask(desk, call("broken"), call("mislabelled"))
+    assert broken[0] == mislabelled[0] == "failed"
+    assert "cannot identify image file" in broken[1] and "(8, 8) pixels large, expected (8, 9)" in mislabelled[1]
     ((status, text),) = ask(desk, call("long"))
     assert status == "answered" and len(text) < 20_100 and text.endswith("(99980000 more characters were cut off)")
     assert ask(desk, call("x", name="wlid"))[0] == ("invalid", "Error: there is no tool 'wlid'; did you mean wild?")
@@ -116,7 +129,8 @@ def test_every_call_is_answered_by_a_text(desk):
 def test_later_calls_of_a_turn_see_earlier_ones_images(desk):
     response = desk.submit(said(tagged(call("paint"), call("plain"), call("paint")))).result(30)
     assert [result.text for result in response.results] == ["here", "1 images, plain", "here"]
-    assert [image.data for result in response.results for image in result.images] == [b"\x00", b"\x01"]
+    painted = [image.data for result in response.results for image in result.images]
+    assert len(painted) == len(set(painted)) == 2
 
 
 def test_what_only_the_user_can_mend_ends_the_run(desk):

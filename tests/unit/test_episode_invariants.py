@@ -1,11 +1,13 @@
 """What holds of every episode, however long, with however many images, and wherever it ends (ALGORITHMS.md 5)."""
 
+import io
 from concurrent.futures import Future
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from posttrain.model import load_tokenizer
 from posttrain.packing import pack
@@ -39,6 +41,8 @@ TEMPLATE = r"""
 """
 
 PAINT = """
+import io
+from PIL import Image
 from posttrain.rollout.tools.base import Tool, ToolResult
 from posttrain.types import EncodedImage
 
@@ -48,7 +52,9 @@ class Paint(Tool):
     def call(self, arguments, images):
         if not arguments.get("size"):
             return ToolResult(text="nothing to paint")
-        return ToolResult(text=f"image {len(images)}", images=[EncodedImage(data=bytes([len(images)]), width=arguments["size"], height=8)])
+        file = io.BytesIO()
+        Image.new("L", (arguments["size"], 8), len(images)).save(file, "PNG")
+        return ToolResult(text=f"image {len(images)}", images=[EncodedImage(data=file.getvalue(), width=arguments["size"], height=8)])
 """
 
 
@@ -205,6 +211,12 @@ def check_loss_is_on_sampled_tokens_only(prompt, prompt_ids, episodes):
     assert logprobs == sorted(value for episode in group.counted for turn in episode.turns for value in turn.logprobs.tolist())
 
 
+def painted(shade, width):
+    file = io.BytesIO()
+    Image.new("L", (width, 8), shade).save(file, "PNG")
+    return EncodedImage(data=file.getvalue(), width=width, height=8)
+
+
 class ScriptedWriter:
     """Writes texts, one a step, for one episode."""
 
@@ -249,7 +261,7 @@ def test_ten_turns_and_eight_images_are_the_templates_own_conversation(tokenizer
             size = done.arguments["size"]
             said = f"image {len(images)}" if size else "nothing to paint"
             content = [{"type": "image"}, {"type": "text", "text": said}] if size else said
-            images += [image(len(images), size)] if size else []
+            images += [painted(len(images), size)] if size else []
             messages.append({"role": "tool", "content": content})
     context, given_images = writer.given[-1]
     expected = tokenizer.apply_chat_template(messages[:-1], tools=tools, tokenize=False, add_generation_prompt=True)

@@ -35,7 +35,7 @@ def group():
         {"role": "tool", "content": "Error: no box"},
     ]
     calls = [
-        ToolCall(name="zoom", arguments={"box": [1, 2]}, status="answered", seconds=0.25),
+        ToolCall(name="zoom", arguments={"box": [1, 2], "why": "\ud83d"}, status="answered", seconds=0.25),
         ToolCall(name="zoom", arguments={}, status="refused"),
     ]
     zoomed = turn("Look.", tool_calls=calls, observed=observed, observation_token_ids=np.array([9, 9]), observation_images=[GREEN])
@@ -51,7 +51,7 @@ def group():
 def test_a_file_holds_calls_observations_and_digests(tmp_path, group):
     first, second = pq.read_table(write_episodes(tmp_path, 12, [group])).to_pylist()
     assert json.loads(first["turn_tool_calls"][0])[0] == {
-        "name": "zoom", "arguments": {"box": [1, 2]}, "status": "answered", "seconds": 0.25,
+        "name": "zoom", "arguments": {"box": [1, 2], "why": "\ud83d"}, "status": "answered", "seconds": 0.25,
     }  # fmt: skip
     assert first["turn_observations"] == ["closer\nError: no box", None] and first["turn_observation_token_ids"] == [[9, 9], []]
     assert (first["prompt_images"], first["turn_images"]) == ([RED.digest, PHOTO.digest], [[GREEN.digest], []])
@@ -76,5 +76,5 @@ def test_an_episode_is_a_row_to_learn_from(tmp_path, group):
     assert row["tools"] == [TOOL]
     assert [message["role"] for message in row["messages"]] == ["user", "assistant", "tool", "tool", "assistant"]
     messages, images = take_images("row 1", row["messages"], tmp_path)
-    assert images[0] == RED.data and images[2] == GREEN.data and len(images) == 3
+    assert images[0] == RED and images[2] == GREEN and len(images) == 3
     assert messages[2]["content"] == [{"type": "image"}, {"type": "text", "text": "closer"}]

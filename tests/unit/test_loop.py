@@ -159,7 +159,7 @@ def test_what_a_tool_says_cannot_speak_for_anybody_else(tokenizer):
     (episode,) = run(tokenizer, sampler, Echo(1)).values()
     specials = [token for token in episode.turns[0].observation_token_ids if token in tokenizer.added_tokens_decoder]
     assert tokenizer.convert_ids_to_tokens(specials) == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
-    assert Renderer(tokenizer).harmless("plain < | text") == "plain < | text"
+    assert Renderer(tokenizer).harmless("plain < | text \ud83d") == "plain < | text ?"
 
 
 @given(st.text(max_size=40))

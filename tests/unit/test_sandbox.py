@@ -73,13 +73,23 @@ def helper(mode, program, order, **env):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={"PYTHONPATH": str(ROOT), "SECRET": "canary-in-the-environment", **env},
+        env={"PYTHONPATH": str(ROOT), "TMPDIR": tempfile.gettempdir(), "SECRET": "canary-in-the-environment", **env},
         text=True,
     )
     process.stdin.write(json.dumps(order))
     process.stdin.close()
     process.stdin = None
     return process
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_folder():
+    """A folder for sandboxes that tests beside these, which may have some of their own, do not use."""
+    with tempfile.TemporaryDirectory(prefix="sandboxes-") as name, pytest.MonkeyPatch.context() as patch:
+        Path(name).chmod(0o1777)
+        patch.setattr(tempfile, "tempdir", name)
+        patch.setenv("TMPDIR", name)
+        yield
 
 
 @pytest.fixture(params=MODES)
@@ -110,11 +120,20 @@ def check_nothing_is_left(since):
     for process in psutil.process_iter(["cmdline", "uids", "create_time", "status"]):
         info = process.info
         is_a_sandbox = (info["cmdline"] or [""])[-1] == "main.py" or (info["uids"] and info["uids"].real >= 1_800_000_000)
-        if info["create_time"] >= since - 0.1 and is_a_sandbox:
+        if info["create_time"] >= since - 0.1 and is_a_sandbox and not is_anothers(process):
             alive.append(info)
     assert alive == []
     assert [child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE] == []
     assert [path for path in Path(tempfile.gettempdir()).glob("posttrain-sandbox-*") if path.stat().st_mtime > since - 0.1] == []
+
+
+def is_anothers(process):
+    """Whether tests that run beside these, with the same parent, have started it."""
+    try:
+        parents = {parent.pid for parent in process.parents()}
+    except psutil.NoSuchProcess:
+        return True  # it is gone by now
+    return "PYTEST_XDIST_WORKER" in os.environ and os.getppid() in parents and os.getpid() not in parents
 
 
 TRY = """

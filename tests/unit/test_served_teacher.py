@@ -18,6 +18,7 @@ from posttrain.packing import pack, rewrite
 from posttrain.served_teacher import ServedTeacher
 from posttrain.teacher import Teacher
 from posttrain.teacher_inputs import prepare_teachers
+from posttrain.types import Prompt
 from posttrain.vision import Piece
 
 MAX_LOGPROBS = 20
@@ -103,7 +104,7 @@ def test_it_says_what_the_model_says(random_groups, tiny_path, url, support):
 
 
 def prepared(tiny_path, url, temperature=1.0, **keys):
-    prompt = SimpleNamespace(id="t/0", messages=[{"role": "user", "content": "2 + 3 ="}], images=[])
+    prompt = Prompt(id="t/0", task="t", messages=[{"role": "user", "content": "2 + 3 ="}], reference="5")
     inputs = SimpleNamespace(model_path=tiny_path, geometry=None, tasks={"t": SimpleNamespace(train=[(prompt, None)])})
     algo = DistillOnpolicyConfig(teacher=url, **{"support": "topk", "top_k": 8, **keys})
     config = Config(model=ModelConfig(path="builtin:tiny"), algo=algo, rollout=RolloutConfig(temperature=temperature))

@@ -20,6 +20,7 @@ from posttrain.rollout.render import Renderer
 from posttrain.teacher import Teacher
 from posttrain.teacher_head import TeacherHead
 from posttrain.teacher_inputs import TeacherInputs, prepare_teachers, vocabulary_difference
+from posttrain.types import Prompt
 from posttrain.vision import Piece
 
 CPU = torch.device("cpu")
@@ -190,7 +191,7 @@ def test_values_at_positions_that_are_not_trained_never_reach_a_gradient(random_
 
 def prepared(tiny_path, teacher, max_completion_tokens=24):
     """`prepare_teachers` for one task of one prompt."""
-    prompt = SimpleNamespace(id="t/0", messages=[{"role": "user", "content": "2 + 3 ="}], images=[])
+    prompt = Prompt(id="t/0", task="t", messages=[{"role": "user", "content": "2 + 3 ="}], reference="5")
     inputs = SimpleNamespace(model_path=tiny_path, geometry=None, tasks={"t": SimpleNamespace(train=[(prompt, None)])})
     config = Config(model=ModelConfig(path="builtin:tiny"), rollout=RolloutConfig(max_completion_tokens=max_completion_tokens))
     return prepare_teachers(config, inputs, {"t": teacher})

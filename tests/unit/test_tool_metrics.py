@@ -88,7 +88,11 @@ def test_broken_tools_and_environments_end_the_run():
         ({"tools": ["calculator"]}, {}, r"rollout.max_turns=1: expected 2 or more with task.tools=\['calculator'\]"),
         ({"environment": "maze"}, {}, "rollout.max_turns=1: expected 2 or more with task.environment=maze"),
         ({}, {"tool_rate_floor": 2.0}, "rollout.tool_rate_floor=2.0: expected a share"),
-        ({}, {"tool_timeout_s": 600.0}, "rollout.tool_timeout_s=600: expected less than cluster.deadline_s=300"),
+        (
+            {"environment": "maze"},
+            {"max_turns": 2, "tool_timeout_s": 600.0},
+            "rollout.tool_timeout_s=600: expected less than cluster.deadline_s=300",
+        ),
         ({}, {"max_images": -1}, "rollout.max_images=-1: expected 0 or more"),
     ],
 )
