@@ -35,7 +35,7 @@ lint: $(VENV)/.installed
 
 test: lint
 	@echo "make: tests"
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 bench: $(VENV)/.installed requirements/bench.txt
 	@$(PIP) --no-deps -r requirements/bench.txt
