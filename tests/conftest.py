@@ -3,6 +3,11 @@
 # ruff: noqa: E402
 import io
 import os
+import signal
+
+# A job in the background ignores Ctrl-C, and so would every run that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything counts cores: tests that run beside each other have a core each, or their threads wait for one another.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")

@@ -67,8 +67,8 @@ def test_a_run_with_faulty_rewards(start, judge):
     running = start("faulty", *rewards, "rewards.timeout_s=3", "rewards.max_failure_fraction=1", "train.steps=6")
     assert running.finish().code == 0, running.err.read_text()
     rows, _ = check(running, 6, 3)
-    # Waiting for rewards begins when everything is sampled: one time-out for all that hang, and the cores that they keep busy.
-    assert max(row["time/reward_s"] for row in rows) < 3 * 1.5
+    # Waiting for rewards begins when everything is sampled: one time-out for all that hang, not one each; they share a core with the rest.
+    assert max(row["time/reward_s"] for row in rows) < 3 * 3
 
 
 @pytest.mark.slow
