@@ -1,10 +1,10 @@
 """`python -m posttrain.run` as a user meets it: one line for a mistake, quickly, and Hydra's own options."""
 
 import re
+import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -122,9 +122,10 @@ ONE_LINE = {
 
 @pytest.mark.parametrize("command", ONE_LINE)
 def test_a_mistake_is_one_line_and_exit_code_2(python, tmp_path: Path, command: str) -> None:
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = python("-c", WATCHED, *command.split())
-    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # of a core, however busy the machine is
     print(f"{seconds:.2f} s")
     assert result.returncode == 2, result.stderr
     [line] = result.stderr.splitlines()
