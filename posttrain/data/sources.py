@@ -14,14 +14,16 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posttrain.config import TaskConfig
-from posttrain.data import generated
 from posttrain.data.messages import check_messages, digest_of, is_heldout, with_system_prompt
 from posttrain.data.rows import fields_of, folder_of, raw_rows
 from posttrain.errors import UserError, nearest
 from posttrain.types import EncodedImage, Message, Prompt
+
+if TYPE_CHECKING:
+    from posttrain.data.generated import Example
 
 COLUMNS = ("id", "messages", "prompt", "answer")
 DRAW_SCRIPT = Path(__file__).with_name("draw_reasoning_gym.py")
@@ -98,6 +100,8 @@ def _prompt(task: TaskConfig, digest: bytes, row: _Row) -> Prompt:
 
 
 def _generated_rows(task: TaskConfig) -> Iterator[_Row]:
+    from posttrain.data import generated  # loads Pillow, which no other source needs
+
     for number, example in enumerate(generated.draw(task.family or "", task.params, task.num_examples)):
         yield _Row(
             where=f"{task.family} example {number}",
@@ -109,7 +113,7 @@ def _generated_rows(task: TaskConfig) -> Iterator[_Row]:
         )
 
 
-def _content(example: generated.Example) -> str | list[dict[str, Any]]:
+def _content(example: "Example") -> str | list[dict[str, Any]]:
     if not example.images:
         return example.question
     return [*({"type": "image"} for _ in example.images), {"type": "text", "text": example.question}]

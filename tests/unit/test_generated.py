@@ -181,8 +181,8 @@ def test_problems_differ_and_are_the_same_in_every_process(family):
         run = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, check=True)
         assert run.stdout.decode().strip() == digest(family)
     assert generated.draw(family, {}, 80)[:50] == generated.draw(family, {}, 50)
-    questions = {example.question for example in generated.draw(family, {}, 400)}
-    assert len(questions) > 300
+    problems = {(example.question, *(image.data for image in example.images)) for example in generated.draw(family, {}, 400)}
+    assert len(problems) > 300
 
 
 def test_a_generated_task_is_split_like_any_other():
@@ -198,7 +198,7 @@ def test_a_generated_task_is_split_like_any_other():
     ("family", "params", "message"),
     [
         ("code_problem", {}, "task.family=code_problem: no such family is generated; did you mean code_problems?"),
-        ("zzz", {}, "no such family is generated; known: code_problems, instructions, "),
+        ("zzz", {}, "no such family is generated; known: attribute_at_place, clock_reading, code_problems, "),
         ("code_problems", {"num_test": 5}, "task.params.num_test: code_problems has no such parameter; did you mean num_tests?"),
         ("code_problems", {"num_tests": 2}, "task.params.num_tests=2: expected a whole number from 5 to 40"),
         ("code_problems", {"num_tests": True}, "task.params.num_tests=True: expected a whole number"),
