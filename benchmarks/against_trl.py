@@ -24,6 +24,7 @@ CASES = {
 }
 TRL_SETTINGS = {"trl": {"gradient_checkpointing": True}, "trl_without_checkpointing": {"gradient_checkpointing": False}}
 """As it comes, and with the one default turned off that costs time to save memory, of which there is plenty here."""
+OUR_SETTINGS = {"ours": [], "ours_compiled": ["train.compile=true"]}
 MAX_COMPLETION_TOKENS = 48
 
 
@@ -39,7 +40,8 @@ def main() -> None:
         turns = [one_turn({**case, "seed": seed, "steps": options.steps, "threads": os.cpu_count()}) for seed in range(options.rounds)]
         seconds = {side: [value for turn in turns for value in turn[side][1:]] for side in turns[0]}
         medians = {side: statistics.median(values) for side, values in seconds.items()}
-        results[name] = {"seconds": seconds, "medians": medians, "ratios": {side: medians[side] / medians["ours"] for side in TRL_SETTINGS}}
+        ratios = {ours: {side: medians[side] / medians[ours] for side in TRL_SETTINGS} for ours in OUR_SETTINGS}
+        results[name] = {"seconds": seconds, "medians": medians, "ratios": ratios}
         print(json.dumps({name: results[name]}), file=sys.stderr, flush=True)
     print(json.dumps(results))
 
@@ -49,7 +51,8 @@ def one_turn(settings: dict) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         prompts = write_prompts(Path(folder), settings["filler"])
         theirs = {side: trl_steps(prompts, {**settings, **chosen, "folder": folder}) for side, chosen in TRL_SETTINGS.items()}
-        return {**theirs, "ours": our_steps(prompts, {**settings, "folder": folder})}
+        ours = {side: our_steps(prompts, settings, Path(folder) / side, chosen) for side, chosen in OUR_SETTINGS.items()}
+        return {**theirs, **ours}
 
 
 def write_prompts(folder: Path, filler: str) -> Path:
@@ -75,9 +78,8 @@ def trl_steps(prompts: Path, settings: dict) -> list[float]:
     return [json.loads(line)["step_s"] for line in lines]
 
 
-def our_steps(prompts: Path, settings: dict) -> list[float]:
+def our_steps(prompts: Path, settings: dict, run: Path, chosen: list[str]) -> list[float]:
     """Seconds of each of posttrain's steps."""
-    run = Path(settings["folder"]) / "run"
     overrides = {
         "algo": "sapo",
         "algo.group_size": settings["group_size"],
@@ -93,7 +95,7 @@ def our_steps(prompts: Path, settings: dict) -> list[float]:
         "eval.num_prompts": 1,
         "eval.samples_per_prompt": 1,
     }
-    command = [sys.executable, "-m", "posttrain.run", *(f"{key}={value}" for key, value in overrides.items())]
+    command = [sys.executable, "-m", "posttrain.run", *(f"{key}={value}" for key, value in overrides.items()), *chosen]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise SystemExit(f"posttrain failed:\n{result.stderr[-3000:]}")
