@@ -1,5 +1,6 @@
 """The sampling half of off-policy distillation: prompts -> a teacher's answers -> scores -> rules -> dataset.jsonl.
 
+An episode with tools or an environment is one row, whole: every turn, what came back, and the tools; its images lie beside the dataset.
 Where a task wants both formats (`task.thinking` below 1), the chat template asks for thinking before some of its prompts and for
 none before the others. Prompts go to the engines `train.prompts_per_step` at a time. Each such batch is a file of rows as soon as
 it is scored, so a run that was killed continues with the next one, and ends with the same dataset. What is left out, and why,
@@ -24,9 +25,8 @@ from posttrain.config import Config
 from posttrain.console import Console
 from posttrain.data import soft_targets
 from posttrain.data.conversations import has_thinking
-from posttrain.data.images import give_images
 from posttrain.data.messages import digest_of
-from posttrain.episodes import write_episodes
+from posttrain.episodes import conversation, write_episodes
 from posttrain.errors import RunError, UserError
 from posttrain.files import whole
 from posttrain.fleet import Engines
@@ -37,7 +37,7 @@ from posttrain.model import load_tokenizer
 from posttrain.rollout.render import Renderer
 from posttrain.rundir import run_folder, write_config
 from posttrain.stats import Timer
-from posttrain.types import Episode, Group, Prompt, RenderedPrompt
+from posttrain.types import Group, RenderedPrompt
 
 REASONS = ("failed", "unfinished", "other_format", "low_reward", "same_answer", "enough")
 """Why an answer is left out, in the order in which it is asked."""
@@ -119,8 +119,8 @@ def sample(
         for number in range(num_done, len(batches)):
             label = f"batch {number + 1}/{len(batches)}"
             groups = sampler.sample(batches[number], algo.group_size, seed=(TRAIN_SEED, number), label=label)
-            rows, left_out = keep(groups, algo, formats)
             write_episodes(folder, number + 1, groups)
+            rows, left_out = keep(groups, algo, formats, folder)
             seconds = sampler.timer.take()
             metrics.write(
                 {
@@ -139,48 +139,48 @@ def sample(
             sampler.console.say(f"{label}: {len(rows)} of {sum(left_out.values(), len(rows))} answers kept; left out: {counts or 'none'}")
 
 
-def keep(groups: Sequence[Group], algo: DistillOffpolicyConfig, formats: Mapping[str, bool]) -> tuple[list[dict[str, Any]], Counter[str]]:
+def keep(
+    groups: Sequence[Group], algo: DistillOffpolicyConfig, formats: Mapping[str, bool], folder: Path
+) -> tuple[list[dict[str, Any]], Counter[str]]:
     """The rows of what is kept, and how many answers were left out for which of `REASONS`.
 
-    A group's best come first, in the order in which they were asked for where rewards are equal. Texts that differ in white
-    space at their ends alone are the same answer. formats: as `both_formats` has them.
+    A group's best come first, in the order in which they were asked for where rewards are equal. Episodes whose texts differ in
+    white space at their ends alone are the same answer. formats: as `both_formats` has them; folder: where images are written.
     """
     rows: list[dict[str, Any]] = []
     left_out: Counter[str] = Counter()
     for group in groups:
-        taken: set[str] = set()
+        taken: set[tuple[str, ...]] = set()
+        wanted = formats.get(group.prompt.id)
         for index, episode in sorted(enumerate(group.episodes), key=lambda pair: -pair[1].outcome):
-            row = _row(group.prompt, index, episode, formats)
-            answer = row["messages"][-1]
+            learned = replace(episode, turns=[replace(turn, text=_whole_thought(turn.text.strip())) for turn in episode.turns])
+            texts = tuple(turn.text for turn in learned.turns)
             asked = (
                 episode.status == "failed",
-                episode.status != "complete" or not episode.text.strip(),
-                "thinking" in row and row["thinking"] != has_thinking(answer),
+                episode.status != "complete" or not learned.text,
+                wanted is not None and wanted != has_thinking({"role": "assistant", "content": learned.text}),
                 episode.outcome < algo.min_reward,
-                answer["content"] in taken,
+                texts in taken,
                 len(taken) == algo.keep_per_prompt,
             )
             reason = next((reason for reason, holds in zip(REASONS, asked, strict=True) if holds), None)
             if reason:
                 left_out[reason] += 1
                 continue
-            taken.add(answer["content"])
+            taken.add(texts)
+            row = {"id": f"{group.prompt.id}#{index}", "answer": group.prompt.reference, "reward": episode.outcome}
+            row |= conversation(group.prompt, learned, folder)
+            if wanted is not None:
+                row["thinking"] = wanted
             if episode.turns[-1].top_ids is not None:
                 row[soft_targets.FIELD] = soft_targets.to_field(episode.turns[-1])
             rows.append(row)
     return rows, left_out
 
 
-def _row(prompt: Prompt, index: int, episode: Episode, formats: Mapping[str, bool]) -> dict[str, Any]:
-    """A thought that the chat template opened, and the answer only closes, is a whole block in the row."""
-    text = episode.text.strip()
-    if "</think>" in text and "<think>" not in text:
-        text = f"<think>\n{text}"
-    messages = [*give_images(prompt.messages, prompt.images), {"role": "assistant", "content": text}]
-    row = {"id": f"{prompt.id}#{index}", "messages": messages, "answer": prompt.reference, "reward": episode.outcome}
-    if prompt.id in formats:
-        row["thinking"] = formats[prompt.id]
-    return row
+def _whole_thought(text: str) -> str:
+    """A thought that the chat template opened, and the turn only closes, is a whole block in the row."""
+    return f"<think>\n{text}" if "</think>" in text and "<think>" not in text else text
 
 
 def _part(folder: Path, number: int) -> Path:

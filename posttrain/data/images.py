@@ -3,7 +3,6 @@
 import base64
 import binascii
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +45,6 @@ def take_images(where: str, messages: list[Message], folder: Path) -> tuple[list
                 message["content"][i] = {"type": "image"}
                 images.append(_decodable(f"{where}: image {len(images)}", _read(where, part, folder)))
     return messages, images
-
-
-def give_images(messages: Sequence[Message], images: Sequence[EncodedImage]) -> list[Message]:
-    """The messages as a row that holds its images itself, as data: URLs; `take_images` takes them out again."""
-    left = iter(images)
-    return [
-        {**message, "content": [_as_url(next(left)) if part["type"] == "image" else part for part in message["content"]]}
-        if isinstance(message["content"], list)
-        else message
-        for message in messages
-    ]
-
-
-def _as_url(image: EncodedImage) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": f"data:image;base64,{base64.b64encode(image.data).decode()}"}}
 
 
 def _read(where: str, part: dict[str, Any], folder: Path) -> bytes:

@@ -1,6 +1,7 @@
 """A teacher's distributions in rows: written, read, aligned with the tokens they are about, and learned from exactly."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -56,7 +57,8 @@ def row_of(tokenizer, number, words, k):
     text = f"so it is {number} " + "and more " * words
     prompt = Prompt(id=f"t/{number}", task="t", messages=[{"role": "user", "content": f"{number}?"}], reference=number)
     episode = Episode(prompt_id=prompt.id, turns=[turn_of(tokenizer, text.strip(), k)], status="complete", outcome=1.0)
-    ([row], _) = keep([Group(prompt=prompt, prompt_token_ids=np.ones(1, np.int64), episodes=[episode])], DistillOffpolicyConfig(), {})
+    group = Group(prompt=prompt, prompt_token_ids=np.ones(1, np.int64), episodes=[episode])
+    ([row], _) = keep([group], DistillOffpolicyConfig(), {}, Path("there are no images to write"))
     return row
 
 

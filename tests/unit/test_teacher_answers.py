@@ -1,20 +1,24 @@
 """Which of a teacher's answers become rows, and why the others do not."""
 
+import io
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from posttrain.algorithms.distill_offpolicy import DistillOffpolicyConfig
 from posttrain.algorithms.rollouts import Sampler
 from posttrain.algorithms.teacher_answers import both_formats, collect, join, keep, sample
 from posttrain.config import Config, ModelConfig, RewardsConfig, RunConfig, TaskConfig
+from posttrain.data.conversations import load_conversations
 from posttrain.errors import RunError, UserError
 from posttrain.model import load_tokenizer
 from posttrain.rollout.render import Renderer
 from posttrain.stats import Timer
-from posttrain.types import Episode, Group, Prompt, Turn
+from posttrain.types import EncodedImage, Episode, Group, Prompt, Turn
 
 
 def episode(text, outcome, status="complete"):
@@ -22,7 +26,7 @@ def episode(text, outcome, status="complete"):
     return Episode(prompt_id="t/0", turns=[turn], status=status, outcome=outcome)
 
 
-def test_the_best_different_finished_answers_are_kept_and_the_rest_is_counted():
+def test_the_best_different_finished_answers_are_kept_and_the_rest_is_counted(tmp_path):
     prompt = Prompt(id="t/0", task="t", messages=[{"role": "user", "content": "2 + 3 ="}], reference="5")
     episodes = [
         episode("five", 0.9),
@@ -35,7 +39,7 @@ def test_the_best_different_finished_answers_are_kept_and_the_rest_is_counted():
         episode("5!", 0.0, "failed"),
     ]
     algo = DistillOffpolicyConfig(min_reward=0.5, keep_per_prompt=2)
-    rows, left_out = keep([Group(prompt=prompt, prompt_token_ids=np.ones(1, np.int64), episodes=episodes)], algo, {})
+    rows, left_out = keep([Group(prompt=prompt, prompt_token_ids=np.ones(1, np.int64), episodes=episodes)], algo, {}, tmp_path)
     assert [row["messages"] for row in rows] == [[*prompt.messages, {"role": "assistant", "content": text}] for text in ("5", "so 5")]
     assert [(row["id"], row["answer"], row["reward"]) for row in rows] == [("t/0#1", "5", 1.0), ("t/0#3", "5", 1.0)]
     assert left_out == {"failed": 1, "unfinished": 2, "low_reward": 1, "same_answer": 1, "enough": 1}
@@ -48,15 +52,38 @@ THOUGHT, SAID = "<think>\n2 and 3\n</think>\n\n5", "5"
 @pytest.mark.parametrize(
     ("asked", "kept"), [({"t/0": True}, [THOUGHT, "<think>\nit is\n</think>\n5"]), ({"t/0": False}, [SAID]), ({}, None)]
 )
-def test_an_answer_in_the_other_format_is_left_out(asked, kept):
+def test_an_answer_in_the_other_format_is_left_out(tmp_path, asked, kept):
     prompt = Prompt(id="t/0", task="t", messages=[{"role": "user", "content": "2 + 3 ="}], reference="5")
     episodes = [episode(text, 1.0) for text in (THOUGHT, SAID, "it is\n</think>\n5")]  # the third one's template opened the block
     groups = [Group(prompt=prompt, prompt_token_ids=np.ones(1, np.int64), episodes=episodes)]
-    rows, left_out = keep(groups, DistillOffpolicyConfig(keep_per_prompt=3), asked)
+    rows, left_out = keep(groups, DistillOffpolicyConfig(keep_per_prompt=3), asked, tmp_path)
     texts = [row["messages"][-1]["content"] for row in rows]
     assert texts == kept if asked else len(texts) == 3
     assert left_out["other_format"] == 3 - len(texts)
     assert all(row.get("thinking") == asked.get("t/0") for row in rows)
+
+
+def test_an_episode_with_tools_is_one_row_with_what_they_showed(tmp_path):
+    """Two ways to the same last answer are two answers; the row is read back as a conversation with its pictures."""
+    file = io.BytesIO()
+    Image.new("RGB", (4, 3), "red").save(file, "PNG")
+    picture = EncodedImage(data=file.getvalue(), width=4, height=3)
+    closer = {"role": "tool", "content": [{"type": "image"}, {"type": "text", "text": "closer"}]}
+    question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which digit?"}]}
+    tool = {"type": "function", "function": {"name": "zoom", "description": "", "parameters": {"type": "object"}}}
+    prompt = Prompt(id="t/0", task="t", messages=[question], reference="7", images=[picture], tools=[tool])
+    episodes = [episode("7", 1.0) for _ in range(3)]
+    for one, text in zip(episodes, ("Left. <tool_call>...", "Right. <tool_call>...", "Left. <tool_call>...\n"), strict=True):
+        one.turns.insert(0, replace(one.turns[0], text=text, observed=[closer], observation_images=[picture]))
+    groups = [Group(prompt=prompt, prompt_token_ids=np.ones(1, np.int64), episodes=episodes)]
+    rows, left_out = keep(groups, DistillOffpolicyConfig(keep_per_prompt=4), {}, tmp_path)
+    assert [row["id"] for row in rows] == ["t/0#0", "t/0#1"] and left_out == {"same_answer": 1}
+    dataset = tmp_path / "dataset.jsonl"
+    dataset.write_text(json.dumps(rows[0]))
+    ([row], problems) = load_conversations(TaskConfig(name="t", source="file", path=str(dataset)))
+    assert not problems and row.tools == [tool] and row.images == [picture, picture]
+    said = [(message["role"], message["content"]) for message in row.messages]
+    assert said == [("user", question["content"]), ("assistant", "Left. <tool_call>..."), ("tool", closer["content"]), ("assistant", "7")]
 
 
 SWITCH = "{%- if add_generation_prompt and enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
