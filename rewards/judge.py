@@ -9,15 +9,17 @@ chat templates take for the end of a message is broken up.
 A verdict is one JSON object. Everything else that a judge says, and a grade off its scale, is an abstention; a judge that cannot
 be asked is a failure. Neither is a number.
 
-Left out on purpose: how a judge is reached (judge_client.py), images (their place is marked), and taking a verdict out of a text
-around it: a judge that quotes the answer would quote the verdict that the answer asks for.
+Left out on purpose: how a judge is reached (judge_client.py), images (their place is marked; judge_reasoning.py sends them), and
+taking a verdict out of a text around it: a judge that quotes the answer would quote the verdict that the answer asks for.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from posttrain.rewards.base import Abstain, Reward, Score, answer_text
@@ -25,8 +27,13 @@ from posttrain.rewards.judge_client import MAX_CONCURRENT, Judge, JudgeClient, S
 from posttrain.types import Episode, Message, Prompt
 
 MAX_ANSWER = 4_000  # characters, the last ones: an answer ends with what it comes to
+CUT = {"answer", "turn", "result"}  # words in the names of parts that are
 MAX_REASON = 400  # characters of a judge's reason, where the server holds it to the schema: a small judge would not stop
 MAX_QUOTED = 100  # characters of an unreadable verdict
+
+ContentPart = dict[str, Any]
+"""A text or a picture of a message, as OpenAI-compatible servers take it."""
+NO_PICTURES: Mapping[str, Sequence[ContentPart]] = MappingProxyType({})
 
 DEFAULT_RUBRIC = {
     "helpful": "It does what was asked, completely, and nothing that was not asked.",
@@ -97,7 +104,7 @@ class JudgeReference(JudgedReward):
             return Score(0.0, {"reason": "nothing was answered"})
         parts = {"question": question_text(prompt), "reference": reference, "answer": answer}
         if prompt.metadata.get("partial_credit"):
-            schema, wanted = verdict_schema({"grade": _grades(0)}), '"grade", a whole number from 0 (wrong) to 10 (entirely correct).'
+            schema, wanted = verdict_schema({"grade": grade_field(0)}), '"grade", a whole number from 0 (wrong) to 10 (entirely correct).'
         else:
             schema, wanted = verdict_schema({"correct": {"type": "boolean"}}), '"correct", true or false.'
         verdict = read_verdict(self.judge.ask(judge_messages(REFERENCE + wanted, parts), schema), schema)
@@ -128,7 +135,7 @@ class JudgeRubric(JudgedReward):
         if prompt.reference not in (None, ""):
             parts["reference"] = str(prompt.reference)
         parts["answer"] = answer
-        schema = verdict_schema(dict.fromkeys(aspects, _grades(1)))
+        schema = verdict_schema(dict.fromkeys(aspects, grade_field(1)))
         wanted = "and one field for each aspect, with its name, a whole number from 1 to 10."
         verdict = read_verdict(self.judge.ask(judge_messages(RUBRIC + wanted, parts), schema), schema)
         if isinstance(verdict, Abstain):
@@ -170,22 +177,29 @@ class JudgePairwise(JudgedReward):
         return verdict if isinstance(verdict, Abstain) else str(verdict["better"])
 
 
-def judge_messages(instructions: str, parts: dict[str, str]) -> list[Message]:
-    """A system message with the instructions, and a user message with the parts, each delimited.
+def judge_messages(instructions: str, parts: dict[str, str], pictures: Mapping[str, Sequence[ContentPart]] = NO_PICTURES) -> list[Message]:
+    """A system message with the instructions, and a user message with the parts, each delimited and followed by its pictures.
 
-    Parts whose name ends in "answer" are cut to their last 4,000 characters, and their first line says so. Every part is changed
+    Parts that the policy or its tools wrote are cut to their last 4,000 characters, and their first line says so. Every part is changed
     where it has brackets of the delimiting lines or a chat template's control tokens, and nowhere else.
     """
     code = hashlib.sha256(json.dumps([*parts.items()]).encode()).hexdigest()[:16]
-    texts = [_part(name, text, code) for name, text in parts.items()]
+    texts = {name: _part(name, text, code) for name, text in parts.items()}
     # Said once more at the end, which is what models heed most, and which would else be the answer's.
-    texts.append(f"These were the parts with the code {code}. Now give your verdict as the one JSON object that was described.")
-    return [{"role": "system", "content": instructions}, {"role": "user", "content": "\n\n".join(texts)}]
+    end = f"These were the parts with the code {code}. Now give your verdict as the one JSON object that was described."
+    content: str | list[ContentPart] = "\n\n".join([*texts.values(), end])
+    if any(pictures.values()):
+        content = [piece for name, text in texts.items() for piece in (_as_text(text), *pictures.get(name, ()))] + [_as_text(end)]
+    return [{"role": "system", "content": instructions}, {"role": "user", "content": content}]
+
+
+def _as_text(text: str) -> ContentPart:
+    return {"type": "text", "text": text}
 
 
 def _part(name: str, text: str, code: str) -> str:
     cut = ""
-    if name.endswith("answer") and len(text) > MAX_ANSWER:
+    if not CUT.isdisjoint(name.split()) and len(text) > MAX_ANSWER:
         cut = f", the last {MAX_ANSWER:,} of {len(text):,} characters"
         text = text[-MAX_ANSWER:]
     return f"⟦{name} {code}{cut}⟧\n{neutralised(text)}\n⟦end of {name} {code}⟧"
@@ -202,13 +216,15 @@ def neutralised(text: str) -> str:
 
 def question_text(prompt: Prompt) -> str:
     """The prompt's messages as one text: a lone user message as it is, several with their roles; images are `[image]`."""
-    texts = [(str(message["role"]), _content(message["content"])) for message in prompt.messages]
+    texts = [(str(message["role"]), content_text(message)) for message in prompt.messages]
     if len(texts) == 1 and texts[0][0] == "user":
         return texts[0][1]
     return "\n\n".join(f"{role}: {text}" for role, text in texts)
 
 
-def _content(content: str | list[dict[str, Any]] | None) -> str:
+def content_text(message: Message) -> str:
+    """A message's text with `[image]` where an image stands."""
+    content = message["content"]
     if content is None or isinstance(content, str):
         return content or ""
     return "\n".join(part["text"] if part["type"] == "text" else f"[{part['type'].removesuffix('_url')}]" for part in content)
@@ -258,7 +274,8 @@ def _is_allowed(value: Any, field: Schema) -> bool:
     return type(value) is type(allowed[0]) and value in allowed
 
 
-def _grades(lowest: int) -> Schema:
+def grade_field(lowest: int) -> Schema:
+    """Whole numbers from `lowest` to 10."""
     return {"type": "integer", "enum": [*range(lowest, 11)]}
 
 

@@ -29,6 +29,13 @@ def blank(image: EncodedImage) -> EncodedImage:
     return EncodedImage(data=file.getvalue(), width=image.width, height=image.height)
 
 
+def data_url(image: EncodedImage) -> str:
+    """The picture as it is sent inside a message."""
+    with Image.open(io.BytesIO(image.data)) as opened:
+        kind = opened.get_format_mimetype()
+    return f"data:{kind};base64,{base64.b64encode(image.data).decode()}"
+
+
 def take_images(where: str, messages: list[Message], folder: Path) -> tuple[list[Message], list[EncodedImage]]:
     """The messages with `{type: image}` for each image, as chat templates take them, and the images in their order.
 
