@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import yaml
@@ -85,7 +84,13 @@ def run(overrides: Sequence[str]) -> None:
 def start(overrides: Sequence[str]) -> subprocess.Popen[bytes]:
     """A posttrain.run that ends when this process does; of two overrides of one key the later one counts."""
     last = {override.lstrip("+~").partition("=")[0]: override for override in overrides}
-    return subprocess.Popen([sys.executable, "-m", "posttrain.run", *last.values()], preexec_fn=partial(die_with_parent, signal.SIGTERM))
+    return subprocess.Popen([sys.executable, "-m", "posttrain.run", *last.values()], preexec_fn=interruptible)
+
+
+def interruptible() -> None:
+    """In the child: it ends with this process, and heeds an interrupt although this one was perhaps started in the background."""
+    die_with_parent(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def checkpoint(place: Path) -> Path:
