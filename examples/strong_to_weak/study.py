@@ -50,9 +50,9 @@ def run_seed(place: Path, more: Sequence[str]) -> None:
     given = [f"answers.algo.teacher={teacher}", f"follow.algo.teacher={teacher}", f"imitate.model.path={student}"]
     pipeline(place / "distilled", "student.yaml", [*more, *given])
     [imitate] = (place / "distilled").glob("[0-9][0-9]-imitate")
-    general = for_stages((), more)
-    # Rounding goes through the untrained cut as through no model: engine and learner, both in bf16, differ by more than 2 there.
-    sapo(place, "alone", [*general, f"model.path={student}", "weights.canary_tolerance=4"], budget_s(place))
+    # Rounding goes through a model with a part cut out as through no other: engine and learner, both in bf16, can differ by more than 2.
+    general = [*for_stages((), more), "weights.canary_tolerance=8"]
+    sapo(place, "alone", [*general, f"model.path={student}"], budget_s(place))
     sapo(place, "after", [*general, f"model.path={checkpoint(imitate)}"], stage_s(place, "follow"))
 
 
