@@ -25,6 +25,7 @@ from posttrain.files import whole
 from posttrain.rewards.judge import question_text
 from posttrain.types import Episode, Group, Message, Prompt, Turn
 
+ELSEWHERE = ("data:", "file:", "http:", "https:")
 CONTENT = ("messages", "prompt", "response", "answer", "images")
 """The fields that make two rows the same; everything else is said about them."""
 TEXTS = ("prompt", "response", "answer")
@@ -148,7 +149,7 @@ def read(path: Path, name: str, refused: Callable[[Row, str], None] | None = Non
     for place, raw in file_rows(path):
         where = name + place.removeprefix(str(path))
         try:
-            yield Row(where=where, data=_checked(where, fields_of(where, raw)))
+            yield Row(where=where, data=_located(_checked(where, fields_of(where, raw)), path.parent))
         except UserError as error:
             if refused is None:
                 raise
@@ -173,6 +174,25 @@ def _checked(where: str, data: dict[str, Any]) -> dict[str, Any]:
     except TypeError as error:
         raise UserError(f"{where}: {error}, expected texts, numbers, lists and objects; give images as paths") from error
     return data
+
+
+def _located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Pictures that lie beside the file by their absolute paths, because what is left of the rows is written elsewhere."""
+
+    def located(part: dict[str, Any]) -> dict[str, Any]:
+        held = part.get(part["type"])
+        if isinstance(held, dict) and isinstance(held.get("url"), str):
+            return {**part, part["type"]: {**held, "url": absolute(held["url"])}}
+        return {**part, part["type"]: absolute(held)} if isinstance(held, str) and part["type"] != "text" else part
+
+    def absolute(name: str) -> str:
+        return name if name.startswith(ELSEWHERE) else str((folder / name).absolute())
+
+    messages = [
+        {**message, "content": [located(part) for part in message["content"]]} if isinstance(message.get("content"), list) else message
+        for message in data.get("messages", [])
+    ]
+    return {**data, "messages": messages} if messages else data
 
 
 def _messages(where: str, messages: Any) -> list[Message]:

@@ -1,15 +1,20 @@
 """Rows: what is read in which form, what cannot be read, and `normalise`."""
 
+import base64
+import io
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from posttrain.curate.normalise import Normalise, normalised
 from posttrain.curate.rows import Row, read, to_line, write, write_parquet
+from posttrain.data.images import take_images
 from posttrain.errors import UserError
 
 ASKED = {"role": "user", "content": "What is 1 + 1?"}
@@ -103,6 +108,18 @@ def test_pictures_are_what_is_not_text():
     assert row(messages=[SEEN]).pictures and row(prompt="a", images=["b.png"]).pictures
     assert not row(messages=[ASKED]).pictures and not row(prompt="a").pictures
     assert row(messages=[SEEN]).question_text == "[image]\nHow many?"
+
+
+def test_pictures_beside_the_file_are_found_from_where_rows_are_written(jsonl, tmp_path, monkeypatch):
+    file = io.BytesIO()
+    Image.new("RGB", (2, 2), "red").save(file, "PNG")
+    (tmp_path / "dot.png").write_bytes(file.getvalue())
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    shown = [{"type": "image", "image": "dot.png"}, *({"type": "image_url", "image_url": {"url": name}} for name in ("dot.png", url))]
+    monkeypatch.chdir(jsonl({"messages": [{"role": "user", "content": [*shown, {"type": "text", "text": "dot.png"}]}]}).parent.parent)
+    [row] = read(Path(f"{tmp_path.name}/rows.jsonl"), "rows")
+    [message], images = take_images("row", json.loads(json.dumps(row.question)), tmp_path / "elsewhere")
+    assert [image.data for image in images] == [file.getvalue()] * 3 and message["content"][-1]["text"] == "dot.png"
 
 
 def test_a_rewritten_question_keeps_what_it_shows():
