@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from posttrain.data.images import located
 from posttrain.data.messages import ROLES, digest_of, shorten
 from posttrain.data.rows import READERS, fields_of, file_rows, without_nulls
 from posttrain.errors import UserError, nearest
@@ -25,7 +26,6 @@ from posttrain.files import whole
 from posttrain.rewards.judge import question_text
 from posttrain.types import Episode, Group, Message, Prompt, Turn
 
-ELSEWHERE = ("data:", "file:", "http:", "https:")
 CONTENT = ("messages", "prompt", "response", "answer", "images")
 """The fields that make two rows the same; everything else is said about them."""
 TEXTS = ("prompt", "response", "answer")
@@ -178,18 +178,10 @@ def _checked(where: str, data: dict[str, Any]) -> dict[str, Any]:
 
 def _located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Pictures that lie beside the file by their absolute paths, because what is left of the rows is written elsewhere."""
-
-    def located(part: dict[str, Any]) -> dict[str, Any]:
-        held = part.get(part["type"])
-        if isinstance(held, dict) and isinstance(held.get("url"), str):
-            return {**part, part["type"]: {**held, "url": absolute(held["url"])}}
-        return {**part, part["type"]: absolute(held)} if isinstance(held, str) and part["type"] != "text" else part
-
-    def absolute(name: str) -> str:
-        return name if name.startswith(ELSEWHERE) else str((folder / name).absolute())
-
     messages = [
-        {**message, "content": [located(part) for part in message["content"]]} if isinstance(message.get("content"), list) else message
+        {**message, "content": [located(part, folder) for part in message["content"]]}
+        if isinstance(message.get("content"), list)
+        else message
         for message in data.get("messages", [])
     ]
     return {**data, "messages": messages} if messages else data

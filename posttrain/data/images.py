@@ -54,6 +54,21 @@ def take_images(where: str, messages: list[Message], folder: Path) -> tuple[list
     return messages, images
 
 
+def located(part: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A part that names a file beside the data, in any form that `take_images` reads, with the file's absolute path."""
+
+    def absolute(held: Any) -> Any:
+        if isinstance(held, dict):
+            return {name: absolute(value) if name in ("url", "path") else value for name, value in held.items()}
+        if not isinstance(held, str) or held.startswith(("data:", "http:", "https:")):
+            return held
+        return str((folder / held.removeprefix("file://")).absolute())
+
+    if part["type"] not in ("image", "image_url"):
+        return part
+    return {name: absolute(held) if name in (part["type"], "url", "path") else held for name, held in part.items()}
+
+
 def _read(where: str, part: dict[str, Any], folder: Path) -> bytes:
     held = part.get(part["type"]) or part.get("url") or part.get("path")
     if isinstance(held, dict):

@@ -116,10 +116,15 @@ def test_pictures_beside_the_file_are_found_from_where_rows_are_written(jsonl, t
     (tmp_path / "dot.png").write_bytes(file.getvalue())
     url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     shown = [{"type": "image", "image": "dot.png"}, *({"type": "image_url", "image_url": {"url": name}} for name in ("dot.png", url))]
+    shown += [
+        {"type": "image", "path": "dot.png"},
+        {"type": "image", "image": {"path": "dot.png"}},
+        {"type": "image", "url": "file://dot.png"},
+    ]
     monkeypatch.chdir(jsonl({"messages": [{"role": "user", "content": [*shown, {"type": "text", "text": "dot.png"}]}]}).parent.parent)
     [row] = read(Path(f"{tmp_path.name}/rows.jsonl"), "rows")
     [message], images = take_images("row", json.loads(json.dumps(row.question)), tmp_path / "elsewhere")
-    assert [image.data for image in images] == [file.getvalue()] * 3 and message["content"][-1]["text"] == "dot.png"
+    assert [image.data for image in images] == [file.getvalue()] * 6 and message["content"][-1]["text"] == "dot.png"
 
 
 def test_a_rewritten_question_keeps_what_it_shows():
