@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.config import RolloutConfig
-from posttrain.data.images import decode
+from posttrain.data.images import Decoder
 from posttrain.rollout.desk import Desk
 from posttrain.rollout.loop import EpisodeJob, EpisodeLimits, EpisodeLoop, RequestRefused
 from posttrain.rollout.render import Renderer
@@ -60,6 +60,7 @@ class Engine(Worker):
         super().__init__()
         self.spec = spec
         self.policy_version = 0  # of the weights that it starts with
+        self.decode = Decoder()
         self.desk = Desk(spec.tools, spec.environments, timeout_s=spec.rollout.tool_timeout_s, advance=self.advance)
 
     def start(self) -> None:
@@ -144,7 +145,7 @@ class Engine(Worker):
         """
         from vllm import SamplingParams
 
-        prompts: Any = [request(canary.token_ids[: BLOCK_TOKENS + 1], ()), request(canary.token_ids, canary.images)]
+        prompts: Any = [self.request(canary.token_ids[: BLOCK_TOKENS + 1], ()), self.request(canary.token_ids, canary.images)]
         params = [SamplingParams(max_tokens=1, temperature=0.0), SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)]
         plain, scored = self.llm.generate(prompts, params, use_tqdm=False)
         self.advance()
@@ -153,15 +154,13 @@ class Engine(Worker):
         logprobs = [row[token_id].logprob for row, token_id in rows if row and token_id not in unscored]
         return np.asarray(logprobs, np.float32), int(plain.num_cached_tokens or 0)
 
-
-def request(token_ids: IntArray, images: Sequence[EncodedImage]) -> dict[str, Any]:
-    """A prompt as vLLM takes it. Images go by their digest in its caches: of pixels, of features, of prefixes."""
-    asked: dict[str, Any] = {"prompt_token_ids": token_ids.tolist()}
-    if images:
-        asked["multi_modal_data"] = {"image": [decode(image) for image in images]}
-        asked["multi_modal_uuids"] = {"image": [image.digest for image in images]}
-    return asked
-
+    def request(self, token_ids: IntArray, images: Sequence[EncodedImage]) -> dict[str, Any]:
+        """A prompt as vLLM takes it. Images go by their digest in its caches: of pixels, of features, of prefixes."""
+        asked: dict[str, Any] = {"prompt_token_ids": token_ids.tolist()}
+        if images:
+            asked["multi_modal_data"] = {"image": [self.decode(image) for image in images]}
+            asked["multi_modal_uuids"] = {"image": [image.digest for image in images]}
+        return asked
 
 class _VllmSampler:
     """vLLM's own loop as the `TurnSampler` that `EpisodeLoop` steps."""
@@ -183,7 +182,7 @@ class _VllmSampler:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        prompt: Any = request(token_ids, images)
+        prompt: Any = self.engine.request(token_ids, images)
         try:
             self.vllm.add_request(str(request_id), prompt, params)
         except ValueError as error:

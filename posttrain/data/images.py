@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,24 @@ def decode(image: EncodedImage) -> Image.Image:
         if not opened.has_transparency_data:
             return opened.convert("RGB")
         return Image.alpha_composite(Image.new("RGBA", opened.size, "white"), opened.convert("RGBA")).convert("RGB")
+
+
+class Decoder:
+    """`decode` that remembers the pictures it gave last: the turns of a group's episodes ask for the same ones again and again."""
+
+    def __init__(self, max_pixels: int = 64_000_000) -> None:
+        """max_pixels: of all remembered pictures together, three bytes each."""
+        self.max_pixels = max_pixels
+        self._known: OrderedDict[str, Image.Image] = OrderedDict()  # by digest, the latest asked for at the end
+
+    def __call__(self, image: EncodedImage) -> Image.Image:
+        """The picture's pixels, RGB; not to be written into."""
+        if image.digest not in self._known:
+            self._known[image.digest] = decode(image)
+        self._known.move_to_end(image.digest)
+        while len(self._known) > 1 and sum(known.width * known.height for known in self._known.values()) > self.max_pixels:
+            self._known.popitem(last=False)
+        return self._known[image.digest]
 
 
 def blank(image: EncodedImage) -> EncodedImage:
