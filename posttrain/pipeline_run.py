@@ -29,9 +29,11 @@ from posttrain.pipeline_report import LOG, SAVED, Done, Record, print_table, rea
 POLL_S = 0.2
 MISTAKE, INTERRUPTED, PREFIX = 2, 130, r"posttrain[.\w]*: "
 """Exit codes of posttrain's commands, and how the line about a mistake begins."""
-# Asks the kernel for a SIGTERM when the pipeline's process dies, however it dies; a run then ends its actors.
+# Asks the kernel for a SIGTERM when the pipeline's process dies, however it dies; a run then ends its actors. Hears SIGINT even if the
+# pipeline was started where a shell had it ignored: behind an `&` in a script.
 STARTER = (
     "import runpy, signal; from posttrain.sandbox.kernel import die_with_parent; die_with_parent(signal.SIGTERM); "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); "
     "runpy.run_module('posttrain.{command}', run_name='__main__', alter_sys=True)"
 )
 

@@ -190,9 +190,13 @@ def test_a_failing_stage_ends_the_pipeline_by_name(python, place: Path, ending: 
     assert not (place / "runs/chain it/03-three").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_the_stage_too(place: Path, number: int) -> None:
-    command = [sys.executable, *COMMAND, "two.algo.ending=long"]
+DEAF = ["env", "--ignore-signal=INT"]
+"""As a script's `command &` starts it."""
+
+
+@pytest.mark.parametrize(("number", "wrapper"), [(signal.SIGINT, []), (signal.SIGTERM, []), (signal.SIGTERM, DEAF)])
+def test_ctrl_c_ends_the_stage_too(place: Path, number: int, wrapper: list[str]) -> None:
+    command = [*wrapper, sys.executable, *COMMAND, "two.algo.ending=long"]
     with subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         next(line for line in process.stdout if line.startswith("running b"))
