@@ -14,7 +14,7 @@ from typing import Any
 from posttrain.rollout.tools.images import encoded
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tiny_vlm"))
-from lessons import COMPARE, FIND, Lesson, aloud, episode
+from lessons import COMPARE, FIND, Lesson, hasty
 
 SHARE_OF_COMPARISONS = 0.4
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     rng = Random(options.seed)
-    lessons = (aloud(COMPARE, rng) if rng.random() < SHARE_OF_COMPARISONS else episode(FIND, rng) for _ in range(options.rows))
+    lessons = (hasty(COMPARE if rng.random() < SHARE_OF_COMPARISONS else FIND, rng) for _ in range(options.rows))
     options.file.write_text("".join(f"{json.dumps(row_of(lesson))}\n" for lesson in lessons))
 
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from posttrain.data.generated.base import Example, Family
-from posttrain.data.generated.digits import NUM_HANDS, PER_HAND, digit
+from posttrain.data.generated.digits import NUM_HANDS, PER_HAND, SIDE, digit
 from posttrain.data.generated.find_and_read import MAX_DIGIT, MIN_DIGIT, CompareTwo, FindAndRead, hand_key
-from posttrain.data.generated.pictures import Scene, places, window
+from posttrain.data.generated.pictures import COLOURS, SHAPES, Scene, places, window
 from posttrain.data.images import decode
 from posttrain.data.messages import digest_of, is_heldout
 from posttrain.frames import FULL, RelativeBox, Size
@@ -85,25 +87,30 @@ def windows(example: Example) -> list[RelativeBox]:
     return [window(box, size, width=WIDTH, step=STEP) for box in boxes]
 
 
-def episode(family: Family, rng: Random) -> Lesson:
-    """Every place of the scene is looked at in turn, then the answer."""
-    return told(example_of(family, rng, heldout=False))
+def told(example: Example, num_looks: int, *, says_what_it_read: bool = False) -> Lesson:
+    """The episode that looks at so many places of the scene in turn, then gives the right answer.
 
-
-def told(example: Example) -> Lesson:
-    """The episode that is right for an example."""
-    picture, boxes = picture_of(example), windows(example)
+    says_what_it_read: before the answer, as a thought; comparing is then a matter of two words, not of two pictures.
+    """
+    picture, boxes = picture_of(example), windows(example)[:num_looks]
     turns = [message for box in boxes for message in (called(box), shown())]
-    return Lesson([asked(example.question), *turns, said(example.reference)], [picture, *(zoomed(picture, box) for box in boxes)], TOOLS)
+    read = ", ".join(place["content"] for place in example.metadata["scene"][:num_looks])
+    thought = f"<think>\n{read}\n</think>\n\n" if read and says_what_it_read else ""
+    pictures = [picture, *(zoomed(picture, box) for box in boxes)]
+    return Lesson([asked(example.question), *turns, said(f"{thought}{example.reference}")], pictures, TOOLS)
 
 
-def aloud(family: Family, rng: Random) -> Lesson:
-    """The same, with what was read said before the answer, as a thought: comparing is then a matter of two words, not of two pictures."""
+def episode(family: Family, rng: Random) -> Lesson:
+    """Every place of the scene is looked at, then the answer."""
     example = example_of(family, rng, heldout=False)
-    lesson = told(example)
-    read = ", ".join(place["content"] for place in example.metadata["scene"])
-    lesson.messages[-1] = said(f"<think>\n{read}\n</think>\n\n{example.reference}")
-    return lesson
+    return told(example, len(example.metadata["scene"]))
+
+
+def hasty(family: Family, rng: Random) -> Lesson:
+    """As somebody in a hurry does it: any number of the places is looked at, none among them. What reinforcement learning has to mend."""
+    example = example_of(family, rng, heldout=False)
+    num_places = len(example.metadata["scene"])
+    return told(example, rng.randint(0, num_places), says_what_it_read=num_places > 1)
 
 
 def guess(family: Family, rng: Random) -> Lesson:
@@ -117,9 +124,19 @@ def content(rng: Random) -> Lesson:
     size = Size(160, 160)
     side = rng.uniform(MIN_DIGIT, MAX_DIGIT) * FULL / WIDTH * size.width
     scene, label, hand = Scene(size), rng.randrange(10), rng.choice(TRAIN_HANDS)
-    scene.handwriting(places(rng, size, [side])[0], digit(hand, label, rng.randrange(PER_HAND)))
+    boxes = places(rng, size, [side, *rng.choice(([], [], [side / 2]))])  # sometimes with something beside it
+    for box in boxes[1:]:
+        scene.shape(box, rng.choice(SHAPES), rng.choice([*COLOURS]))
+    scene.handwriting(boxes[0], varied(digit(hand, label, rng.randrange(PER_HAND)), rng))
     picture = zoomed(decode(scene.encoded()), RelativeBox(0, 0, FULL, FULL))
     return Lesson([asked(CONTENT), said(str(label))], [picture])
+
+
+def varied(ink: NDArray[np.uint8], rng: Random) -> NDArray[np.uint8]:
+    """Ink (8, 8) as the same hand might have written it another time: turned by up to 15 degrees, fainter or stronger."""
+    fine = Image.fromarray(ink).resize((4 * SIDE, 4 * SIDE), Image.Resampling.BICUBIC)
+    turned = fine.rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC).resize((SIDE, SIDE), Image.Resampling.BOX)
+    return (np.asarray(turned) * rng.uniform(0.8, 1.3)).clip(0, 240).astype(np.uint8)
 
 
 def place(rng: Random) -> Lesson:
@@ -135,7 +152,8 @@ MAKERS: dict[str, Callable[[Random], Lesson]] = {
     "place": place,
     "find": lambda rng: episode(FIND, rng),
     "compare": lambda rng: episode(COMPARE, rng),
-    "aloud": lambda rng: aloud(COMPARE, rng),
+    "hasty": lambda rng: hasty(FIND, rng),
+    "hasty compare": lambda rng: hasty(COMPARE, rng),
     "guess": lambda rng: guess(rng.choice((FIND, COMPARE)), rng),
 }
 

@@ -48,7 +48,7 @@ def test_pictures_reach_the_model_as_its_processor_has_them(taught, encoder):
     assert theirs["image_grid_thw"].tolist() == [[1, 8, 8]] and (ours - theirs["pixel_values"]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["content", "place", "find", "compare", "aloud", "guess"])
+@pytest.mark.parametrize("name", ["content", "place", "find", "compare", "hasty", "hasty compare", "guess"])
 def test_all_that_the_assistant_says_is_trained_and_nothing_else(taught, encoder, name):
     lesson = taught["lessons"].MAKERS[name](Random(3))
     sample = encoder.sample(lesson)
@@ -67,6 +67,12 @@ def test_what_is_taught_to_be_looked_at_holds_the_digit(taught):
             assert box.x1 - 0.1 <= x1 < x2 <= box.x2 + 0.1 and box.y1 - 0.1 <= y1 < y2 <= box.y2 + 0.1
 
 
+def test_haste_looks_at_any_number_of_places(taught):
+    lessons, rng = taught["lessons"], Random(2)
+    looks = [len(lessons.hasty(lessons.COMPARE, rng).pictures) - 1 for _ in range(60)]
+    assert all(looks.count(number) > 10 for number in range(3))
+
+
 def test_the_committed_model_is_small_and_plays(taught, encoder):
     import torch
     from transformers import Qwen3VLForConditionalGeneration
@@ -75,12 +81,13 @@ def test_the_committed_model_is_small_and_plays(taught, encoder):
     model = Qwen3VLForConditionalGeneration.from_pretrained(MODEL, dtype=torch.float32).eval()
     assert 2_000_000 <= sum(parameter.numel() for parameter in model.parameters()) <= 6_000_000
     player = taught["play"].Player(model, encoder)
+    torch.manual_seed(0)
     seen = {
-        with_tool: taught["play"].measure(player, taught["lessons"].FIND, num_pictures=NUM_PICTURES, with_tool=with_tool, temperature=0)
+        with_tool: taught["play"].measure(player, taught["lessons"].FIND, num_pictures=NUM_PICTURES, with_tool=with_tool, temperature=1)
         for with_tool in (True, False)
     }
-    assert seen[True]["calls"] > 0.8 and seen[False]["calls"] == 0
-    assert seen[True]["accuracy"] > 0.3 and seen[False]["accuracy"] < seen[True]["accuracy"]
+    assert 0.2 < seen[True]["calls"] < 0.8 and seen[False]["calls"] == 0, "about half of the time it looks"
+    assert seen[True]["accuracy"] > 0.25 and seen[False]["accuracy"] < seen[True]["accuracy"]
 
 
 def test_the_script_for_use_elsewhere_names_the_tool_as_it_was_trained(taught):

@@ -1,0 +1,117 @@
+"""Prints the table of the seeds and draws their curves: `python examples/thinking_with_images/plot.py FOLDER ...`, stage_1's folders.
+
+Writes results.csv (held-out accuracy and calls of every seed, stage and task), curves.csv (accuracy and calls of every training step's
+episodes) and curves.png beside it.
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pyarrow.parquet as pq
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+TASKS = {"find": 1, "compare": 2}
+"""And the calls that their prompts are estimated to need."""
+MEASURED = {
+    "imitated": "after imitation",
+    "improved": "after SAPO",
+    "forbidden": "after SAPO, without the tool",
+    "untargeted_measured": "after SAPO without `tool_calling`",
+}
+TRAINED = {"improve": "with tool_calling", "untargeted": "without tool_calling"}
+T_95 = {2: 12.706, 3: 4.303}
+"""Student's t: the 95 % interval of a mean over so many seeds is this many standard errors each way."""
+WINDOW = 5
+"""Steps that a point of a curve is the mean of."""
+Point = tuple[float, float]
+"""Share of right answers, calls an episode."""
+
+
+def main(folders: list[Path]) -> None:
+    """Reads the stages that there are."""
+    here = Path(__file__).parent
+    results = [
+        (folder.name, stage, task, *point)
+        for folder in folders
+        for stage in MEASURED
+        for path in folder.glob(f"[0-9][0-9]-{stage}/episodes/*.parquet")
+        for task, point in points_of(path).items()
+    ]
+    write_csv(here / "results.csv", ("seed", "stage", "task", "accuracy", "calls"), results)
+    print_table(results)
+    curves = [
+        (folder.name, stage, number + 1, task, *point)
+        for folder in folders
+        for stage in TRAINED
+        for number, path in enumerate(sorted(folder.glob(f"[0-9][0-9]-{stage}/episodes/*.parquet")))
+        for task, point in points_of(path).items()
+    ]
+    write_csv(here / "curves.csv", ("seed", "stage", "step", "task", "accuracy", "calls"), curves)
+    draw(here / "curves.png", curves)
+
+
+def points_of(path: Path) -> dict[str, Point]:
+    """What the episodes of a file come to, task by task. Only the answer counts, not how it was come by."""
+    found: dict[str, list[Point]] = {}
+    for row in pq.read_table(path, columns=["task", "scores", "turn_tool_calls"]).to_pylist():
+        calls = sum(len(json.loads(calls)) for calls in row["turn_tool_calls"])
+        found.setdefault(row["task"], []).append((json.loads(row["scores"]).get("exact", 0.0), calls))
+    return {task: tuple(map(float, np.mean(points, axis=0))) for task, points in found.items()}
+
+
+def print_table(results: list[tuple]) -> None:
+    """Means over seeds, as Markdown."""
+    columns = [(task, name, place) for task in TASKS for place, name in ((3, "accuracy"), (4, "calls"))]
+    print(f"| held out | {' | '.join(f'{task}, {name}' for task, name, _ in columns)} |\n|---|{'---|' * len(columns)}")
+    for stage, words in MEASURED.items():
+        cells = [interval([row[place] for row in results if row[1:3] == (stage, task)]) for task, _, place in columns]
+        print(f"| {words} | {' | '.join(cells)} |")
+
+
+def interval(values: list[float]) -> str:
+    """Mean and half the width of its 95 % interval over seeds; one seed has none."""
+    if len(values) not in T_95:
+        return f"{np.mean(values):.2f} ({len(values)} seed)" if values else "-"
+    return f"{np.mean(values):.2f} ± {T_95[len(values)] * np.std(values, ddof=1) / np.sqrt(len(values)):.2f}"
+
+
+def write_csv(path: Path, names: tuple[str, ...], rows: list[tuple]) -> None:
+    """One line a row; numbers with four digits."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        writer.writerows([f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in rows)
+
+
+def draw(path: Path, curves: list[tuple]) -> None:
+    """Accuracy and calls of each task, a line a seed and run."""
+    colours = dict(zip(TRAINED, ("tab:blue", "tab:orange"), strict=True))
+    figure, axes = pyplot.subplots(2, len(TASKS), figsize=(10, 7), sharex=True)
+    for column, (task, target) in enumerate(TASKS.items()):
+        for row, name in enumerate(("accuracy", "calls")):
+            axis = axes[row, column]
+            seen: set[str] = set()
+            for seed, stage in dict.fromkeys(one[:2] for one in curves):
+                values = [one[4 + row] for one in curves if one[:2] == (seed, stage) and one[3] == task]
+                means = np.convolve(values, np.ones(WINDOW) / WINDOW, mode="valid")
+                label = None if stage in seen else TRAINED[stage]
+                axis.plot(np.arange(len(means)) + WINDOW, means, color=colours[stage], label=label, alpha=0.7)
+                seen.add(stage)
+            axis.set_title(f"{task}: {name}")
+            axis.grid(alpha=0.3)
+        axes[0, column].set_ylim(0, 1)
+        axes[1, column].axhline(target, color="grey", linestyle=":")
+        axes[1, column].set_xlabel(f"step (means of {WINDOW})")
+    axes[0, 0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    main([Path(name) for name in sys.argv[1:]])
