@@ -162,6 +162,7 @@ class Engine(Worker):
             asked["multi_modal_uuids"] = {"image": [image.digest for image in images]}
         return asked
 
+
 class _VllmSampler:
     """vLLM's own loop as the `TurnSampler` that `EpisodeLoop` steps."""
 
