@@ -81,13 +81,12 @@ def test_the_committed_model_is_small_and_plays(taught, encoder):
     model = Qwen3VLForConditionalGeneration.from_pretrained(MODEL, dtype=torch.float32).eval()
     assert 2_000_000 <= sum(parameter.numel() for parameter in model.parameters()) <= 6_000_000
     player = taught["play"].Player(model, encoder)
-    torch.manual_seed(0)
     seen = {
-        with_tool: taught["play"].measure(player, taught["lessons"].FIND, num_pictures=NUM_PICTURES, with_tool=with_tool, temperature=1)
+        with_tool: taught["play"].measure(player, taught["lessons"].FIND, num_pictures=NUM_PICTURES, with_tool=with_tool, temperature=0)
         for with_tool in (True, False)
     }
-    assert 0.2 < seen[True]["calls"] < 0.8 and seen[False]["calls"] == 0, "about half of the time it looks"
-    assert seen[True]["accuracy"] > 0.25 and seen[False]["accuracy"] < seen[True]["accuracy"]
+    assert seen[True]["calls"] > 0.8 and seen[False]["calls"] == 0
+    assert seen[True]["accuracy"] > 0.3 and seen[False]["accuracy"] < seen[True]["accuracy"]
 
 
 def test_the_script_for_use_elsewhere_names_the_tool_as_it_was_trained(taught):
