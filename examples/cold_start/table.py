@@ -3,13 +3,11 @@
 Writes results.csv beside it.
 """
 
-import csv
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from posttrain.metrics import read_rows
+from posttrain.seeds import interval, write_csv
 
 MEASURED = {
     "before": "as it is",
@@ -18,8 +16,6 @@ MEASURED = {
     "alone_improved": "after SAPO alone",
 }
 METRICS = ("pass@1", "pass@16")
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Student's t: the 95 % interval of a mean over so many seeds is this many standard errors each way."""
 
 
 def main(folders: list[Path]) -> None:
@@ -32,19 +28,11 @@ def main(folders: list[Path]) -> None:
         for row in read_rows(path / "metrics.jsonl")
         for metric in METRICS
     ]
-    with Path(__file__).with_name("results.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("seed", "stage", "metric", "value"), *results])
+    write_csv(Path(__file__).with_name("results.csv"), ("seed", "stage", "metric", "value"), results)
     print(f"| model | {' | '.join(METRICS)} |\n|---|{'---|' * len(METRICS)}")
     for stage, name in MEASURED.items():
         cells = [interval([value for _, *key, value in results if key == [stage, metric]]) for metric in METRICS]
         print(f"| {name} | {' | '.join(cells)} |")
-
-
-def interval(values: list[float]) -> str:
-    """Mean and half the width of its interval; fewer seeds than two have none."""
-    if len(values) not in T_95:
-        return f"{np.mean(values):.3f} ({len(values)} seed)" if values else "-"
-    return f"{np.mean(values):.3f} ± {T_95[len(values)] * np.std(values, ddof=1) / np.sqrt(len(values)):.3f}"
 
 
 if __name__ == "__main__":

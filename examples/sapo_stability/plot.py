@@ -1,6 +1,5 @@
 """Draws the study and prints its table: `python plot.py [FOLDER]`; writes curves.png and curves.csv beside it."""
 
-import csv
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -14,18 +13,21 @@ from matplotlib import pyplot
 from study import CELLS, MINIBATCHES, OBJECTIVES, ROLLOUT_BATCHES, SEEDS, Cell
 
 from posttrain.metrics import read_rows
+from posttrain.seeds import half_width, interval, write_csv
 
-T_95 = 4.303
-"""Student's t, two degrees of freedom: the 95 % interval of a mean over three seeds is this many standard errors each way."""
 HELDOUT = "eval/arithmetic/reward_mean"
 WINDOW = 5
+DRAWN = ("batch", "reward", "entropy", "ratio_max", "grad_norm_max", "heldout")
 
 
 def main(root: Path) -> None:
     """Reads the runs that there are."""
     here = Path(__file__).parent
     runs = {cell: batches(read_rows(cell.folder(root) / "metrics.jsonl"), cell) for cell in CELLS if not has_failed(cell, root)}
-    write_csv(here / "curves.csv", runs)
+    records = [
+        (cell.objective, cell.minibatches, cell.seed, *(record[name] for name in DRAWN)) for cell, run in runs.items() for record in run
+    ]
+    write_csv(here / "curves.csv", ("objective", "minibatches", "seed", *DRAWN), records)
     draw(here / "curves.png", runs)
     print("| objective | mini-batches | held out before | held out after | dip | largest ratio, median of batches | collapsed |")
     print("|---|---|---|---|---|---|---|")
@@ -82,23 +84,6 @@ def has_collapsed(run: list[dict]) -> bool:
     return dip(rewards(run)) > 0.5 or run[-1]["heldout"] <= run[0]["heldout"]
 
 
-def interval(values: list[float]) -> str:
-    """Mean and half the width of its 95 % interval."""
-    return f"{np.mean(values):.3f} ± {T_95 * np.std(values, ddof=1) / np.sqrt(len(values)):.3f}" if len(values) > 1 else str(values)
-
-
-def write_csv(path: Path, runs: dict[Cell, list[dict]]) -> None:
-    """Everything that is drawn, one line a run and rollout batch."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        names = ("batch", "reward", "entropy", "ratio_max", "grad_norm_max", "heldout")
-        writer.writerow(["objective", "minibatches", "seed", *names])
-        for cell, records in runs.items():
-            for record in records:
-                values = ["" if record[name] is None else f"{record[name]:.5g}" for name in names]
-                writer.writerow([cell.objective, cell.minibatches, cell.seed, *values])
-
-
 def draw(path: Path, runs: dict[Cell, list[dict]]) -> None:
     """Reward and entropy against rollout batches, a column for each number of mini-batches; bands are 95 % intervals over seeds."""
     figure, axes = pyplot.subplots(2, len(MINIBATCHES), figsize=(11, 7), sharex=True, sharey="row")
@@ -108,7 +93,7 @@ def draw(path: Path, runs: dict[Cell, list[dict]]) -> None:
             curves[cell.objective, cell.minibatches, quantity].append([record[quantity] for record in records])
     for (objective, minibatches, quantity), values in curves.items():
         axis = axes[("reward", "entropy").index(quantity)][MINIBATCHES.index(minibatches)]
-        mean, spread = np.mean(values, axis=0), T_95 * np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
+        mean, spread = np.mean(values, axis=0), half_width(values)
         (line,) = axis.plot(range(1, ROLLOUT_BATCHES + 1), mean, label=objective)
         axis.fill_between(range(1, ROLLOUT_BATCHES + 1), mean - spread, mean + spread, alpha=0.12, color=line.get_color())
         axis.set_title(f"{quantity}, {minibatches} mini-batch{'es' if minibatches > 1 else ''}")

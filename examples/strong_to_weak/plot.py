@@ -3,7 +3,6 @@
 Writes results.csv (pass@k of every seed, model and task with its 95 % interval over prompts), curves.csv and curves.png beside it.
 """
 
-import csv
 import sys
 from pathlib import Path
 
@@ -15,10 +14,9 @@ from matplotlib import pyplot
 from study import LEARNING, SEEDS, budget_s, stage_s
 
 from posttrain.metrics import read_rows
+from posttrain.seeds import interval, write_csv
 from posttrain.stats import Row
 
-T_95 = {2: 12.706, 3: 4.303}
-"""Student's t: the 95 % interval of a mean over so many seeds is this many standard errors each way."""
 TASKS = ("arithmetic", "differences")
 MODELS = {
     "teacher": "../teacher/02-teacher",
@@ -66,13 +64,6 @@ def print_table(results: list[tuple]) -> None:
         print(f"| {model} | {' | '.join(cells)} |")
 
 
-def interval(values: list[float]) -> str:
-    """Mean and half the width of its 95 % interval over seeds; one seed has none."""
-    if len(values) not in T_95:
-        return f"{np.mean(values):.3f} ({len(values)} seed)" if values else "-"
-    return f"{np.mean(values):.3f} ± {T_95[len(values)] * np.std(values, ddof=1) / np.sqrt(len(values)):.3f}"
-
-
 def curves_of(place: Path) -> dict[str, Curve]:
     """A seed's curves. Those that follow imitation begin there: held-out rewards are measured from there on."""
     before_s = sum(stage_s(place, name) for name in LEARNING[:-1])
@@ -107,14 +98,6 @@ def reaching(place: Path, distilled: Curve, alone: Curve) -> str:
     else:
         when = f"distillation has it after {minutes:.1f} min, {minutes / budget:.0%} of that"
     return f"SAPO alone comes to {goal:.3f} in {budget:.1f} min; {when}"
-
-
-def write_csv(path: Path, names: tuple[str, ...], rows: list[tuple]) -> None:
-    """One line a row; numbers with five digits."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(names)
-        writer.writerows([f"{value:.5g}" if isinstance(value, float) else value for value in row] for row in rows)
 
 
 def draw(path: Path, curves: dict[tuple[str, str], Curve]) -> None:

@@ -4,7 +4,6 @@ Writes results.csv (held-out accuracy and calls of every seed, stage and task), 
 episodes) and curves.png beside it.
 """
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -16,6 +15,8 @@ import pyarrow.parquet as pq
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from posttrain.seeds import interval, write_csv
+
 TASKS = {"find": 1, "compare": 2}
 """And the calls that their prompts are estimated to need."""
 MEASURED = {
@@ -25,8 +26,6 @@ MEASURED = {
     "untargeted_measured": "after SAPO without `tool_calling`",
 }
 TRAINED = {"improve": "with tool_calling", "untargeted": "without tool_calling"}
-T_95 = {2: 12.706, 3: 4.303}
-"""Student's t: the 95 % interval of a mean over so many seeds is this many standard errors each way."""
 WINDOW = 5
 """Steps that a point of a curve is the mean of."""
 Point = tuple[float, float]
@@ -70,23 +69,8 @@ def print_table(results: list[tuple]) -> None:
     columns = [(task, name, place) for task in TASKS for place, name in ((3, "accuracy"), (4, "calls"))]
     print(f"| held out | {' | '.join(f'{task}, {name}' for task, name, _ in columns)} |\n|---|{'---|' * len(columns)}")
     for stage, words in MEASURED.items():
-        cells = [interval([row[place] for row in results if row[1:3] == (stage, task)]) for task, _, place in columns]
+        cells = [interval([row[place] for row in results if row[1:3] == (stage, task)], digits=2) for task, _, place in columns]
         print(f"| {words} | {' | '.join(cells)} |")
-
-
-def interval(values: list[float]) -> str:
-    """Mean and half the width of its 95 % interval over seeds; one seed has none."""
-    if len(values) not in T_95:
-        return f"{np.mean(values):.2f} ({len(values)} seed)" if values else "-"
-    return f"{np.mean(values):.2f} ± {T_95[len(values)] * np.std(values, ddof=1) / np.sqrt(len(values)):.2f}"
-
-
-def write_csv(path: Path, names: tuple[str, ...], rows: list[tuple]) -> None:
-    """One line a row; numbers with four digits."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(names)
-        writer.writerows([f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in rows)
 
 
 def draw(path: Path, curves: list[tuple]) -> None:

@@ -34,7 +34,7 @@ LAYERS: dict[str, int] = {
     "posttrain.algorithms": 5,
     "posttrain.curate": 6,
     **dict.fromkeys(("posttrain.run", "posttrain.help", "posttrain.mistakes", "posttrain.doctor"), 6),
-    "posttrain.fingerprint": 2,
+    **dict.fromkeys(("posttrain.fingerprint", "posttrain.seeds"), 2),
     **dict.fromkeys(("posttrain.pipeline", "posttrain.pipeline_commands", "posttrain.pipeline_report", "posttrain.pipeline_run"), 6),
 }
 LAZY_AT_WILL = ("posttrain.run", "posttrain.algorithms")
