@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import torch
@@ -10,6 +11,10 @@ from torch import Tensor
 IGNORED = -100
 _SAID = re.compile(r"(?<=<\|im_start\|>assistant\n).*?<\|im_end\|>", re.DOTALL)
 PATCH, CHANNELS, FRAMES = 16, 3, 2
+SIDE, MERGED = 8, 2
+"""Patches of a picture's side, and how many of each side become one token."""
+MAX_MOVE = 12
+"""Pixels."""
 
 
 @dataclass(slots=True)
@@ -50,7 +55,8 @@ class Encoder:
 
     def sample(self, lesson: Any) -> Sample:
         """What the assistant says is trained, its end of turn included."""
-        patches = self.pixels(lesson.pictures)
+        no_patches = torch.empty(0, SIDE * SIDE, CHANNELS * PATCH * PATCH, dtype=torch.uint8)
+        patches = self.pixels(lesson.pictures) if lesson.pictures else no_patches
         text, ids, labels, done = self.render(lesson.messages, lesson.tools), [], [], 0
         for match in _SAID.finditer(text):
             before, answer = (self.tokens(part, patches.shape[1] // 4) for part in (text[done : match.start()], match[0]))
@@ -68,14 +74,32 @@ def batch_of(samples: list[Sample], image_id: int, pad_id: int) -> dict[str, Ten
 
     ids = padded([sample.ids for sample in samples], pad_id)
     images = torch.cat([sample.patches for sample in samples])
-    return {
+    batch = {
         "input_ids": ids,
         "attention_mask": padded([torch.ones_like(sample.ids) for sample in samples], 0),
         "mm_token_type_ids": (ids == image_id).int(),
         "labels": padded([sample.labels for sample in samples], IGNORED),
-        "pixel_values": pixel_values(images),
-        "image_grid_thw": torch.tensor([[1, 8, 8]]).expand(len(images), 3),
     }
+    if len(images):
+        batch |= {"pixel_values": pixel_values(images), "image_grid_thw": torch.tensor([[1, SIDE, SIDE]]).expand(len(images), 3)}
+    return batch
+
+
+def drawn_moves(number: int, rng: Random) -> list[tuple[int, int]]:
+    """How far a picture each is to be moved to the right and down, in pixels."""
+    return [(rng.randint(-MAX_MOVE, MAX_MOVE), rng.randint(-MAX_MOVE, MAX_MOVE)) for _ in range(number)]
+
+
+def moved(patches: Tensor, moves: list[tuple[int, int]]) -> Tensor:
+    """Pictures (images, patches, 768), each moved to the right and down by at most MAX_MOVE pixels; its edge is repeated."""
+    blocks = SIDE // MERGED
+    tiles = patches.view(-1, blocks, blocks, MERGED, MERGED, CHANNELS, PATCH, PATCH)  # rows and columns of blocks, then within one
+    whole = tiles.permute(0, 5, 1, 3, 6, 2, 4, 7).reshape(-1, CHANNELS, SIDE * PATCH, SIDE * PATCH)
+    wide = torch.nn.functional.pad(whole.float(), [MAX_MOVE] * 4, mode="replicate").to(torch.uint8)
+    corners = [(MAX_MOVE - right, MAX_MOVE - down) for right, down in moves]
+    shown = torch.stack([one[:, y : y + SIDE * PATCH, x : x + SIDE * PATCH] for one, (x, y) in zip(wide, corners, strict=True)])
+    tiles = shown.view(-1, CHANNELS, blocks, MERGED, PATCH, blocks, MERGED, PATCH)
+    return tiles.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(patches.shape)
 
 
 def pixel_values(images: Tensor) -> Tensor:

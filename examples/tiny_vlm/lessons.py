@@ -146,9 +146,18 @@ def place(rng: Random) -> Lesson:
     return Lesson([asked(PLACE), said(str([int(number) for number in box.numbers]))], [picture_of(example)])
 
 
+def greater(rng: Random) -> Lesson:
+    """What `compare_two` asks, of two digits that are told: a table of ninety answers, which pictures alone would teach at length."""
+    left, right = rng.sample(range(10), 2)
+    read = f"{left}, {right}"
+    question = {"role": "user", "content": f"{read}. Left or right?"}
+    return Lesson([question, said(f"<think>\n{read}\n</think>\n\n{'left' if left > right else 'right'}")], [])
+
+
 FIND, COMPARE = FindAndRead(min_size=1024, max_size=1024), CompareTwo(min_size=1024, max_size=1024)
 MAKERS: dict[str, Callable[[Random], Lesson]] = {
     "content": content,
+    "greater": greater,
     "place": place,
     "find": lambda rng: episode(FIND, rng),
     "compare": lambda rng: episode(COMPARE, rng),

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from batches import IGNORED, Encoder, pixel_values
+from batches import IGNORED, PATCH, SIDE, Encoder, drawn_moves, moved, pixel_values
 from lessons import STEP, TRAIN_HANDS, WIDTH
 from torch import Tensor, nn
 
@@ -41,6 +41,12 @@ class Sights:
     def chosen(self, places: Tensor) -> "Sights":
         """Some of them."""
         return Sights(self.patches[places], self.labels[places], self.centres[places])
+
+    def moved(self, rng: Random) -> "Sights":
+        """Each by a few pixels, so that few are seen twice."""
+        moves = drawn_moves(len(self), rng)
+        centres = self.centres + torch.tensor(moves) * (FULL / (SIDE * PATCH))
+        return Sights(moved(self.patches, moves), self.labels, centres)
 
 
 def large(encoder: Encoder, rng: Random, number: int) -> Sights:
@@ -80,7 +86,7 @@ class Heads(nn.Module):
 
     def loss(self, tower: Any, sights: Sights) -> Tensor:
         """Cross-entropies of token, place and label, added up."""
-        grid = torch.tensor([[1, 8, 8]]).expand(len(sights), 3)
+        grid = torch.tensor([[1, SIDE, SIDE]]).expand(len(sights), 3)
         seen_NTD = tower(pixel_values(sights.patches), grid_thw=grid).pooler_output.view(len(sights), TOKENS_PER_SIDE**2, -1)
         column, row = (sights.centres * TOKENS_PER_SIDE / FULL).long().clamp(0, TOKENS_PER_SIDE - 1).T
         token = row * TOKENS_PER_SIDE + column

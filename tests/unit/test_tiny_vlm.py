@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "tiny_vlm"
 MODEL = FOLDER / "model"
@@ -65,6 +68,28 @@ def test_what_is_taught_to_be_looked_at_holds_the_digit(taught):
         for place, box in zip(example.metadata["scene"], lessons.windows(example), strict=True):
             x1, y1, x2, y2 = place["bbox_2d"]
             assert box.x1 - 0.1 <= x1 < x2 <= box.x2 + 0.1 and box.y1 - 0.1 <= y1 < y2 <= box.y2 + 0.1
+
+
+def test_a_moved_crop_is_the_crop_moved(taught, encoder):
+    """What the processor makes of the picture, shifted: against numpy on whole pictures, through the processor's own patches."""
+    size, by = 128, taught["batches"].MAX_MOVE
+    pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    wide = np.pad(pixels, ((by, by), (by, by), (0, 0)), mode="edge")
+    right, down = 5, -by
+    expected = Image.fromarray(wide[by - down : by - down + size, by - right : by - right + size])
+    moved = taught["batches"].moved(encoder.pixels([Image.fromarray(pixels)]), [(right, down)])
+    assert torch.equal(moved, encoder.pixels([expected]))
+
+
+def test_greater_is_said_as_an_episode_says_it(taught, encoder):
+    lessons = taught["lessons"]
+    for seed in range(20):
+        said = lessons.greater(Random(seed)).messages[-1]["content"]
+        thought, side = re.fullmatch(r"<think>\n(\d, \d)\n</think>\n\n(left|right)", said).groups()
+        left, right = map(int, thought.split(", "))
+        assert side == ("left" if left > right else "right")
+    sample = encoder.sample(lessons.greater(Random(0)))
+    assert len(sample.patches) == 0 and "pixel_values" not in taught["batches"].batch_of([sample], encoder.image_id, 0)
 
 
 def test_haste_looks_at_any_number_of_places(taught):
