@@ -24,19 +24,30 @@ ZOOM = {
         "required": ["bbox_2d", "label", "img_idx"],
     },
 }
-folder, picture, question = sys.argv[1:]
-processor, model = AutoProcessor.from_pretrained(folder), AutoModelForImageTextToText.from_pretrained(folder)
-images, tools = [Image.open(picture).convert("RGB")], [{"type": "function", "function": ZOOM}]
-messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-for _ in range(5):
-    text = processor.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True)
-    inputs = processor(text=text, images=images, return_tensors="pt")
-    written = model.generate(**inputs, max_new_tokens=64, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-    print(answer := processor.tokenizer.decode(written, skip_special_tokens=True))
-    if not (call := re.search(r"<tool_call>(.*?)</tool_call>", answer, re.DOTALL)):
-        break
-    arguments = json.loads(call[1])["arguments"]
-    image = images[int(arguments["img_idx"])]
-    box = [edge / 1000 * side for edge, side in zip(arguments["bbox_2d"], image.size * 2, strict=True)]
-    images.append(image.crop(tuple(map(round, box))).resize((512, 512), Image.Resampling.BICUBIC))
-    messages += [{"role": "assistant", "content": answer}, {"role": "tool", "content": [{"type": "image"}]}]
+
+
+def ask(say, processor, picture, question):
+    """Lets a model look until it answers. say: from the text so far and its images to what it says next."""
+    images, tools = [Image.open(picture).convert("RGB")], [{"type": "function", "function": ZOOM}]
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    for _ in range(5):
+        print(answer := say(processor.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True), images))
+        if not (call := re.search(r"<tool_call>(.*?)</tool_call>", answer, re.DOTALL)):
+            break
+        arguments = json.loads(call[1])["arguments"]
+        image = images[int(arguments["img_idx"])]
+        box = [edge / 1000 * side for edge, side in zip(arguments["bbox_2d"], image.size * 2, strict=True)]
+        images.append(image.crop(tuple(map(round, box))).resize((512, 512), Image.Resampling.BICUBIC))
+        messages += [{"role": "assistant", "content": answer}, {"role": "tool", "content": [{"type": "image"}]}]
+
+
+if __name__ == "__main__":
+    processor, model = AutoProcessor.from_pretrained(sys.argv[1]), AutoModelForImageTextToText.from_pretrained(sys.argv[1])
+
+    def say(text, images):
+        """The likeliest next words."""
+        inputs = processor(text=text, images=images, return_tensors="pt")
+        written = model.generate(**inputs, max_new_tokens=64, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        return processor.tokenizer.decode(written, skip_special_tokens=True)
+
+    ask(say, processor, *sys.argv[2:])

@@ -16,11 +16,15 @@ from posttrain.fleet import Learners, Teachers
 from posttrain.judge_service import JudgeService
 from posttrain.learner_spec import Distillation, LearnerSpec, TeacherSpec
 from posttrain.metrics import read_rows
+from posttrain.model import num_output_rows
 from posttrain.packing import pack
 from posttrain.served_teacher import ServedTeacher
 from posttrain.teacher import Teacher
 from posttrain.teacher_inputs import TeacherInputs
 from posttrain.vision import Piece
+
+BFLOAT16 = 0.06
+"""Nats: the server computes in it, and two roundings of a logit between 4 and 8 differ by 0.03 each; another token's differ by 1."""
 
 
 def test_the_divergence_falls_and_agrees_with_what_was_sampled(start, teacher_path):
@@ -73,20 +77,21 @@ def test_what_the_engine_said_of_each_token_is_what_the_learner_finds_there(answ
 def test_vllms_server_says_what_the_model_says(random_groups, teacher_path, tmp_path):
     groups = random_groups(0, num_groups=2, group_size=2)
     (batch,) = pack(groups, normalization="token_mean", microbatch_tokens=10_000)
+    rows = num_output_rows(teacher_path)
     with JudgeService(teacher_path, deadline_s=200) as service:
         service.start(tmp_path)
         scores = []
         for worker, path in ((ServedTeacher, f"http://127.0.0.1:{service.port}/v1"), (Teacher, teacher_path)):
             spec = TeacherSpec(
-                model_path=path, dtype="float32", attention="auto", output_rows=380, head_chunk_mb=1.0,
+                model_path=path, dtype="float32", attention="auto", output_rows=rows, head_chunk_mb=1.0,
                 temperature=1.0, distillation=Distillation(support="topk", top_k=8), threads=2,
             )  # fmt: skip
             teacher = worker(spec)
             teacher.start()
             scores.append(teacher.score(batch)[1])
     served, own = scores
-    torch.testing.assert_close(served.logprobs.tensor(), own.logprobs.tensor(), rtol=0, atol=0.02)  # the server's dtype is its own
-    torch.testing.assert_close(served.top_logprobs.tensor(), own.top_logprobs.tensor(), rtol=0, atol=0.02)
+    torch.testing.assert_close(served.logprobs.tensor(), own.logprobs.tensor(), rtol=0, atol=BFLOAT16)
+    torch.testing.assert_close(served.top_logprobs.tensor(), own.top_logprobs.tensor(), rtol=0, atol=BFLOAT16)
 
 
 def specs(tiny_path, teacher, stage, threads):
