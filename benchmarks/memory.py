@@ -1,8 +1,8 @@
 """Peak memory against length: `python benchmarks/memory.py [LONGEST]` prints JSON.
 
 One SFT step on one document, half of it trained, SmolLM2 in bf16 with float32 master weights, each length in a process of its
-own, with and without gradient checkpointing. Lengths double from 1024 for as long as the next one would, by a straight line
-through the last two, stay within the memory that is free.
+own, with and without gradient checkpointing. Lengths double from 1024 to LONGEST for as long as the next one would, by a straight
+line through the last two, stay within the memory that is free.
 """
 
 import json
@@ -18,9 +18,11 @@ from learner import make_learner
 from posttrain.algorithms.losses import negative_logprob
 from posttrain.builtin_models import resolve
 from posttrain.packing import pack_documents
-from posttrain.types import Document
+from posttrain.types import Batch, Document
 
 SHORTEST = 1024
+LONGEST = 8192
+"""What the model was made for."""
 FREE_SHARE = 0.8
 """Of the memory that is free at the start; the rest is the machine's own."""
 
@@ -49,20 +51,24 @@ def grown(checkpointed: bool, longest: int, limit_gb: float) -> dict[int, dict[s
 
 
 def one(tokens: int, checkpointed: bool) -> None:
-    """Prints the peak resident memory of this process after a step, and what the second step took."""
+    """Prints the peak resident memory of this process after a step, and its seconds; a short step before makes the optimizer's state."""
     learner = make_learner(resolve("builtin:smollm2"), gradient_checkpointing=checkpointed)
-    is_trained = np.arange(tokens) >= tokens // 2
-    document = Document(token_ids=np.random.default_rng(0).integers(5, 40000, tokens), is_trained=is_trained)
-    batches = pack_documents([document], normalization="token_mean", microbatch_tokens=tokens)
-    learner.step(batches, negative_logprob)
+    learner.step(documents(SHORTEST // 4), negative_logprob)
     started = time.monotonic()
-    learner.step(batches, negative_logprob)
+    learner.step(documents(tokens), negative_logprob)
     step_s = time.monotonic() - started
     print(json.dumps({"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "step_s": step_s}))
+
+
+def documents(tokens: int) -> list[Batch]:
+    """One document of so many random tokens, half of it trained."""
+    token_ids = np.random.default_rng(0).integers(5, 40000, tokens)
+    document = Document(token_ids=token_ids, is_trained=np.arange(tokens) >= tokens // 2)
+    return pack_documents([document], normalization="token_mean", microbatch_tokens=tokens)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["one"]:
         one(int(sys.argv[2]), sys.argv[3] == "1")
     else:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 32768)
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else LONGEST)

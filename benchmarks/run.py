@@ -249,7 +249,7 @@ MEMORY = """\
 ## Memory and length
 
 One SFT step on one document, half of it trained, SmolLM2 in bf16 with float32 master weights and AdamW: peak resident memory of the
-learner's process. Lengths double until the next one would not fit the memory that was free; the model was made for 8,192 positions.
+learner's process. Lengths double up to the 8,192 positions that the model was made for, or until the next one would not fit.
 """
 VOCABULARY = """\
 ## Memory and vocabulary
