@@ -58,10 +58,10 @@ class Encoder:
         no_patches = torch.empty(0, SIDE * SIDE, CHANNELS * PATCH * PATCH, dtype=torch.uint8)
         patches = self.pixels(lesson.pictures) if lesson.pictures else no_patches
         text, ids, labels, done = self.render(lesson.messages, lesson.tools), [], [], 0
-        for match in _SAID.finditer(text):
+        for turn, match in enumerate(_SAID.finditer(text)):
             before, answer = (self.tokens(part, patches.shape[1] // 4) for part in (text[done : match.start()], match[0]))
             ids += before + answer
-            labels += [IGNORED] * len(before) + answer
+            labels += [IGNORED] * len(before) + (answer if turn >= lesson.first_trained_turn else [IGNORED] * len(answer))
             done = match.end()
         return Sample(torch.tensor(ids), torch.tensor(labels), patches)
 

@@ -35,11 +35,12 @@ TRAIN_HANDS = [hand for hand in range(NUM_HANDS) if not is_heldout(digest_of(han
 
 @dataclass(slots=True)
 class Lesson:
-    """A conversation, its pictures in order, and the tools it names."""
+    """A conversation, its pictures in order, and the tools it names; the assistant's turns before first_trained_turn are only read."""
 
     messages: list[dict[str, Any]]
     pictures: list[Image.Image]
     tools: list[dict[str, Any]] = field(default_factory=list)
+    first_trained_turn: int = 0
 
 
 def example_of(family: Family, rng: Random, *, heldout: bool) -> Example:
@@ -113,6 +114,15 @@ def hasty(family: Family, rng: Random) -> Lesson:
     return told(example, rng.randint(0, num_places), says_what_it_read=num_places > 1)
 
 
+def conclusion(family: Family, rng: Random) -> Lesson:
+    """Every place of the scene was looked at: what it showed and what follows, and nothing else, is learned here."""
+    example = example_of(family, rng, heldout=False)
+    num_places = len(example.metadata["scene"])
+    lesson = told(example, num_places, says_what_it_read=True)
+    lesson.first_trained_turn = num_places
+    return lesson
+
+
 def guess(family: Family, rng: Random) -> Lesson:
     """The same question where there is no tool: answered from the view alone."""
     example = example_of(family, rng, heldout=False)
@@ -147,11 +157,14 @@ def place(rng: Random) -> Lesson:
 
 
 def greater(rng: Random) -> Lesson:
-    """What `compare_two` asks, of two digits that are told: a table of ninety answers, which pictures alone would teach at length."""
+    """What follows from the thought of a comparison: a table of ninety answers, which pictures alone would teach at length.
+
+    Nothing but the thought tells the digits, so that the answer has to be found there, as in an episode.
+    """
     left, right = rng.sample(range(10), 2)
-    read = f"{left}, {right}"
-    question = {"role": "user", "content": f"{read}. Left or right?"}
-    return Lesson([question, said(f"<think>\n{read}\n</think>\n\n{'left' if left > right else 'right'}")], [])
+    thought = f"<think>\n{left}, {right}\n</think>\n\n"
+    question = {"role": "user", "content": COMPARE.example(rng).question}  # the same for all
+    return Lesson([question, said(f"{thought}{'left' if left > right else 'right'}")], [])
 
 
 FIND, COMPARE = FindAndRead(min_size=1024, max_size=1024), CompareTwo(min_size=1024, max_size=1024)
@@ -163,6 +176,7 @@ MAKERS: dict[str, Callable[[Random], Lesson]] = {
     "compare": lambda rng: episode(COMPARE, rng),
     "hasty": lambda rng: hasty(FIND, rng),
     "hasty compare": lambda rng: hasty(COMPARE, rng),
+    "conclusion": lambda rng: conclusion(COMPARE, rng),
     "guess": lambda rng: guess(rng.choice((FIND, COMPARE)), rng),
 }
 

@@ -52,8 +52,8 @@ FIRST = Course(
 SECOND = Course(
     "reading, and episodes of somebody in a hurry",
     lr=1e-3,
-    num_lessons={"content": 8000, "hasty": 1200, "hasty compare": 1800, "guess": 200, "greater": 200},
-    steps=[(600, {"content": 32, "hasty": 8, "hasty compare": 14, "guess": 2, "greater": 24})],
+    num_lessons={"content": 8000, "hasty": 1200, "hasty compare": 1000, "guess": 200, "greater": 200, "conclusion": 1200},
+    steps=[(600, {"content": 32, "hasty": 8, "hasty compare": 8, "guess": 2, "greater": 12, "conclusion": 8})],
     moves_crops=True,
 )
 
