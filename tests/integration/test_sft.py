@@ -2,10 +2,11 @@
 
 import json
 import math
+import random
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.metrics import read_rows
 
@@ -77,3 +78,58 @@ def test_a_killed_run_ends_in_the_same_bits(whole, launch, base, tmp_path):
     expected, got = (weights(run / f"checkpoints/step_{STEPS}") for run in (folder, running.folder))
     assert expected.keys() == got.keys() and all(torch.equal(expected[name], got[name]) for name in expected)
     assert (running.folder / "checkpoints/best").readlink() == (folder / "checkpoints/best").readlink()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """2,000 rows of a few words each way, and their file."""
+    draw = random.Random(0)
+    rows = [[{"role": role, "content": words(draw)} for role in ("user", "assistant")] for _ in range(2000)]
+    path = tmp_path_factory.mktemp("many") / "rows.jsonl"
+    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in rows))
+    return path, rows
+
+
+def words(draw):
+    return " ".join(str(draw.randrange(1000)) for _ in range(draw.randint(1, 12)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("microbatch_tokens", [8192, 1])  # many rows in a micro-batch; one
+def test_the_loss_of_2000_rows_is_that_of_transformers(many, launch, tiny_path, tmp_path, microbatch_tokens):
+    path, rows = many
+    base = [
+        "algo=sft",
+        "model=tiny",
+        "task=conversations",
+        f"task.path={path}",
+        "algo.epochs=1",
+        "algo.rows_per_step=2000",
+        "eval.num_prompts=2000",
+    ]
+    result = launch(tmp_path / "run", [f"train.microbatch_tokens={microbatch_tokens}"], tmp_path / "log", base).finish()
+    assert result.code == 0, result.err
+    (row,) = read_rows(tmp_path / "run/metrics.jsonl")
+    expected, num_tokens = loss_by_transformers(tiny_path, rows)
+    trained = row["loss/trained_tokens"] / num_tokens  # the other rows are held out; they are measured before the step
+    assert 0.5 < trained < 1
+    assert trained * row["loss/total"] + (1 - trained) * row["eval/loss_before"] == pytest.approx(expected, abs=1e-5)
+
+
+def loss_by_transformers(path, rows):
+    """Mean cross-entropy of what assistants say, the end of their turns included, a row at a time, and of how many tokens."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), AutoTokenizer.from_pretrained(path)
+    total, number = 0.0, 0
+    for messages in rows:
+        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+        asked = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+        assert whole.startswith(asked)
+        ids = tokenizer(whole, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        first = len(tokenizer(asked, add_special_tokens=False)["input_ids"])
+        last = first + ids[0, first:].tolist().index(tokenizer.eos_token_id) + 1
+        labels = torch.full_like(ids, -100)
+        labels[0, first:last] = ids[0, first:last]
+        with torch.no_grad():
+            total += model(input_ids=ids, labels=labels).loss.item() * (last - first)
+        number += last - first
+    return total / number, number
