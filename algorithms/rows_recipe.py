@@ -24,6 +24,9 @@ from posttrain.model import check_freeze
 from posttrain.stats import Row
 from posttrain.types import Batch, IntArray, SoftTargets
 
+MAX_NAMED = 20
+"""Rows that a refusal names."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadRows:
@@ -83,11 +86,11 @@ class RowsRecipe(ABC):
         check_freeze(model.path, config.model.freeze, is_reward_model=cls.is_reward_model)
         read = {task.name: cls.read(task, model, algo) for task in config.tasks}
         problems = [line for rows in read.values() for line in rows.problems]
-        _settle(problems, algo.bad_rows, "cannot be used", "algo.bad_rows=skip leaves them out")
+        _settle(problems, algo.bad_rows, "of no use", "algo.bad_rows=skip leaves them out")
         tasks = {task.name: _part(task, read[task.name]) for task in config.tasks}
         stages, overlong = _stages(config, algo, tasks)
         ways = " or ".join(algo.overlong_choices[1:])
-        _settle(overlong, algo.overlong, "are too long", f"algo.overlong={ways} keeps the run, model.context_tokens the rows")
+        _settle(overlong, algo.overlong, "too long", f"algo.overlong={ways} keeps the run, model.context_tokens the rows")
         steps = plan_steps(
             stages,
             {name: task.rows.lengths for name, task in tasks.items()},
@@ -239,7 +242,8 @@ def _stages(config: Config, algo: SupervisedConfig, tasks: dict[str, TaskRows]) 
 
 
 def _settle(lines: Sequence[str], policy: str, what: str, instead: str) -> None:
-    """Raises UserError: there are such rows, and they are refused."""
+    """Raises UserError: there are such rows, and they are refused; it names the first of them."""
     if lines and policy == "refuse":
-        others = f" (and {len(lines) - 1} more rows {what})" if len(lines) > 1 else ""
-        raise UserError(f"{lines[0]}{others}; {instead}")
+        others = [f"and {len(lines) - MAX_NAMED} more"] if len(lines) > MAX_NAMED else []
+        count = "1 row is" if len(lines) == 1 else f"{len(lines)} rows are"
+        raise UserError(f"{count} {what}; {instead}", [*lines[:MAX_NAMED], *others])

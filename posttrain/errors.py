@@ -1,16 +1,23 @@
 """The errors that end a run, told apart by who has to act.
 
-A `UserError` is printed as one line with exit code 2: the user asked for something that cannot be done. A `RunError` is
-printed with what is known about the failure and exit code 1: something broke while the run was under way. Everything
+A `UserError` is printed as one line, and one for each thing that it names,
+with exit code 2: the user asked for something that cannot be done. A `RunError` is printed with what is known about the failure and exit code 1: something broke while the run was under way. Everything
 else is a bug of ours and keeps its traceback.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """A mistake in the command, the configuration or the data: one line, exit code 2."""
+    """A mistake in the command, the configuration or the data: one line, exit code 2.
+
+    named: what it is about where that is many things, such as rows of a file; each is printed in a line of its own.
+    """
+
+    def __init__(self, message: str, named: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.named = tuple(named)
 
 
 class RunError(Exception):

@@ -209,7 +209,8 @@ def _register(algorithms: dict[str, type[AlgoConfig]], scratch: str) -> None:
 
 def _report(error: UserError | RunError) -> int:
     if isinstance(error, UserError):
-        print(f"posttrain: {' '.join(str(error).split())}", file=sys.stderr)
+        first, *named = (" ".join(line.split()) for line in (str(error), *error.named))
+        print(f"posttrain: {first}", *named, sep="\n  ", file=sys.stderr)
         return 2
     print(error, file=sys.stderr)
     return 1

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageStat
+from PIL import Image, ImageStat, UnidentifiedImageError
 
 from posttrain.data.messages import shorten
 from posttrain.errors import UserError
@@ -109,5 +109,7 @@ def _decodable(where: str, data: bytes) -> EncodedImage:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             return EncodedImage(data=data, width=image.width, height=image.height)
+    except UnidentifiedImageError as error:
+        raise UserError(f"{where} is broken: it is no picture of a known format") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{where} is broken: {error}") from error

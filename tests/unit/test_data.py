@@ -114,7 +114,7 @@ def test_content_may_be_typed_parts_and_show_images(jsonl, parquet, picture, tmp
     shown = [prompt.images for prompt in (*data.train, *data.heldout)]
     assert sorted(image.width for (image,) in shown) == [*range(40, 70)]  # one question about thirty pictures is thirty prompts
     (tmp_path / "7.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"line 8: image 0 is broken"):
+    with pytest.raises(UserError, match=r"line 8: image 0 is broken: it is no picture of a known format"):
         load_task(file_task(jsonl(*with_parts)))
 
 

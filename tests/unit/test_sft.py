@@ -158,10 +158,16 @@ def test_bad_rows_and_a_text_of_300k_tokens_are_named_and_left_out(prepare):
     assert [line.partition("chat.jsonl ")[2][:7] for line in recipe.remarks] == ["line 21", "line 22", "line 24", "line 23"]
     assert "tokens, more than the 512 of stage 1" in recipe.remarks[-1] and int(recipe.remarks[-1].split()[3]) > 300_000
     assert (recipe.counts["data/bad_rows"], recipe.counts["data/overlong_rows"]) == (3, 1)
-    with pytest.raises(UserError, match=r"chat\.jsonl line 21: not JSON: .* \(and 2 more rows cannot be used\); algo\.bad_rows=skip"):
+    with pytest.raises(UserError) as refused:
         prepare({"chat": rows}, overlong="drop")
-    with pytest.raises(UserError, match=r"chat\.jsonl line 23: \d+ tokens, more than the 512 of stage 1; algo\.overlong=drop or split"):
+    assert str(refused.value) == "3 rows are of no use; algo.bad_rows=skip leaves them out"
+    assert [line.partition("chat.jsonl ")[2][:7] for line in refused.value.named] == ["line 21", "line 22", "line 24"]
+    with pytest.raises(UserError, match=r"^1 row is too long; algo\.overlong=drop or split ") as refused:
         prepare({"chat": rows}, bad_rows="skip")
+    assert "chat.jsonl line 23: " in refused.value.named[0] and "tokens, more than the 512 of stage 1" in refused.value.named[0]
+    with pytest.raises(UserError, match=r"^30 rows are of no use") as refused:
+        prepare({"chat": [*good, *(["{"] * 30)]})
+    assert len(refused.value.named) == 21 and refused.value.named[-1] == "and 10 more"
     split = prepare({"chat": [*good, row("long", 1500)]}, overlong="split", epochs=1.0)
     documents = [split.batches(step) for step in range(split.num_steps)]
     assert max(np.bincount(batch.segment_ids).max() for batches, _ in documents for batch in batches) == 512
