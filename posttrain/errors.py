@@ -1,8 +1,8 @@
 """The errors that end a run, told apart by who has to act.
 
-A `UserError` is printed as one line, and one for each thing that it names,
-with exit code 2: the user asked for something that cannot be done. A `RunError` is printed with what is known about the failure and exit code 1: something broke while the run was under way. Everything
-else is a bug of ours and keeps its traceback.
+A `UserError` is printed as one line, and one for each thing that it names, with exit code 2: the user asked for
+something that cannot be done. A `RunError` is printed with what is known about the failure and exit code 1: something
+broke while the run was under way. Everything else is a bug of ours and keeps its traceback.
 """
 
 import difflib
