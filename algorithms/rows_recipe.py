@@ -245,5 +245,6 @@ def _settle(lines: Sequence[str], policy: str, what: str, instead: str) -> None:
     """Raises UserError: there are such rows, and they are refused; it names the first of them."""
     if lines and policy == "refuse":
         others = [f"and {len(lines) - MAX_NAMED} more"] if len(lines) > MAX_NAMED else []
-        count = "1 row is" if len(lines) == 1 else f"{len(lines)} rows are"
-        raise UserError(f"{count} {what}; {instead}", [*lines[:MAX_NAMED], *others])
+        if len(lines) == 1:
+            raise UserError(f"{lines[0]}; {instead}")
+        raise UserError(f"{len(lines)} rows are {what}; {instead}", [*lines[:MAX_NAMED], *others])
