@@ -6,6 +6,7 @@ broke while the run was under way. Everything else is a bug of ours and keeps it
 """
 
 import difflib
+import sys
 from collections.abc import Iterable, Sequence
 
 
@@ -30,6 +31,16 @@ class ActorFailure(RunError):
 
 class WeightSyncError(RunError):
     """The engine's weights are not the learner's after a publish."""
+
+
+def tell(error: UserError | RunError, program: str = "posttrain") -> int:
+    """Prints the error as its kind is printed, each line of a UserError on one, and returns the exit code."""
+    if isinstance(error, RunError):
+        print(error, file=sys.stderr)
+        return 1
+    first, *named = (" ".join(line.split()) for line in (str(error), *error.named))
+    print(f"{program}: {first}", *named, sep="\n  ", file=sys.stderr)
+    return 2
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ from yaml import YAMLError
 
 from posttrain import plugins
 from posttrain.config import AlgoConfig, Config, validate
-from posttrain.errors import RunError, UserError
+from posttrain.errors import RunError, UserError, tell
 from posttrain.help import help_text
 from posttrain.mistakes import explain
 
@@ -38,7 +38,7 @@ def main() -> int:
     try:
         _dispatch(sys.argv[1:])
     except (UserError, RunError) as error:
-        return _report(error)
+        return tell(error)
     except KeyboardInterrupt:
         print("posttrain: interrupted", file=sys.stderr)
         return 130
@@ -100,7 +100,7 @@ def _dispatch(argv: list[str]) -> None:
             config.algo.run(config)
         except (UserError, RunError) as error:
             # Hydra would put a line of its own before an Exception; SystemExit passes through it.
-            sys.exit(_report(error))
+            sys.exit(tell(error))
 
     # Hydra then raises what went wrong instead of printing it.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -205,15 +205,6 @@ def _register(algorithms: dict[str, type[AlgoConfig]], scratch: str) -> None:
     store.store(name="config_schema", node=Config, provider="posttrain")
     for name, kind in algorithms.items():
         store.store(group="algo", name=name, node=kind, provider="posttrain")
-
-
-def _report(error: UserError | RunError) -> int:
-    if isinstance(error, UserError):
-        first, *named = (" ".join(line.split()) for line in (str(error), *error.named))
-        print(f"posttrain: {first}", *named, sep="\n  ", file=sys.stderr)
-        return 2
-    print(error, file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What several seeds of a run come to: means with intervals, and tables of them as CSV."""
+"""What several seeds of a run come to: means with intervals, tables of them as CSV, and their curves."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +32,13 @@ def write_csv(path: Path, names: Sequence[str], rows: Iterable[Sequence[Any]]) -
         writer = csv.writer(file)
         writer.writerow(names)
         writer.writerows([f"{value:.5g}" if isinstance(value, float) else value for value in row] for row in rows)
+
+
+def plot(axis: Any, curves: Mapping[tuple[str, str], Sequence[tuple[float, float]]], colours: Mapping[str, str], style: str = "-") -> None:
+    """A line a seed and run, on axes of matplotlib. curves: points by (seed, run); colours: by run, which is named once."""
+    named: set[str] = set()
+    for (_, run), points in curves.items():
+        label = None if run in named else run
+        axis.plot(*zip(*points, strict=True), style, color=colours[run], label=label, alpha=0.7)
+        named.add(run)
+    axis.grid(alpha=0.3)

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from posttrain import plugins
 from posttrain.config import RewardsConfig
-from posttrain.errors import RunError, UserError, nearest
+from posttrain.errors import RunError, UserError, nearest, tell
 from posttrain.rewards.calibration import calibrate
 from posttrain.rewards.manager import RewardManager
 from posttrain.rewards.process import ENTRY_POINTS, construct
@@ -48,8 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         known[options.command](options)
     except (UserError, RunError) as error:
-        print(f"posttrain.rewards: {error}", file=sys.stderr)
-        return 2
+        return tell(error, "posttrain.rewards")
     return 0
 
 

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from posttrain.metrics import read_rows
-from posttrain.seeds import interval, write_csv
+from posttrain.seeds import interval, plot, write_csv
 
 MEASURED = {
     "before": "as it is",
@@ -22,6 +22,7 @@ MEASURED = {
 }
 METRICS = ("pass@1", "pass@16")
 TRAINED = {"improve": "SAPO after imitation", "alone": "SAPO alone"}
+COLOURS = dict(zip(TRAINED.values(), ("tab:blue", "tab:orange"), strict=True))
 
 
 def main(folders: list[Path]) -> None:
@@ -52,18 +53,15 @@ def rows_of(folder: Path, stage: str) -> list[dict]:
 
 
 def draw(path: Path, curves: list[tuple]) -> None:
-    """A line a seed and stage."""
-    colours = dict(zip(TRAINED, ("tab:blue", "tab:orange"), strict=True))
-    first = curves[0][0]
-    for seed, stage in dict.fromkeys(point[:2] for point in curves):
-        points = [point[2:] for point in curves if point[:2] == (seed, stage)]
-        label = TRAINED[stage] if seed == first else None
-        pyplot.plot(*zip(*points, strict=True), color=colours[stage], label=label, alpha=0.7)
+    """The reward of every step of SAPO."""
+    lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for seed, stage, *point in curves:
+        lines.setdefault((seed, TRAINED[stage]), []).append(tuple(point))
+    plot(pyplot.gca(), lines, COLOURS)
     pyplot.xlabel("step")
     pyplot.ylabel("reward of the step's episodes")
     pyplot.ylim(0, 1)
     pyplot.legend()
-    pyplot.grid(alpha=0.3)
     pyplot.savefig(path, dpi=100)
 
 

@@ -3,7 +3,6 @@
 Reward is the mean over a step's rollout batch (its policy is the one before the step); stars are held-out evaluations.
 """
 
-import csv
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from posttrain.metrics import read_rows
-from posttrain.stats import Row
+from posttrain.seeds import write_csv
 
 EVALUATION = "eval/arithmetic/reward_mean"
 COLUMNS = ("step", "reward/mean", EVALUATION, "eval/policy_version", "rollout/completion_tokens_mean", "rollout/entropy", "time/step_s")
@@ -23,7 +22,7 @@ def main(picture: Path, folders: list[Path]) -> None:
     """One line a run; minutes are the sum of its steps."""
     for folder in folders:
         rows = read_rows(folder / "metrics.jsonl")
-        write_csv(picture.with_name(f"{folder.name}.csv"), rows)
+        write_csv(picture.with_name(f"{folder.name}.csv"), COLUMNS, ([row.get(name) for name in COLUMNS] for row in rows))
         (line,) = pyplot.plot([row["step"] for row in rows], [row["reward/mean"] for row in rows], alpha=0.5, label=folder.name)
         evaluated = [row for row in rows if EVALUATION in row]
         versions, rewards = [row["eval/policy_version"] for row in evaluated], [row[EVALUATION] for row in evaluated]
@@ -34,14 +33,6 @@ def main(picture: Path, folders: list[Path]) -> None:
     pyplot.legend()
     pyplot.grid(alpha=0.3)
     pyplot.savefig(picture, dpi=110)
-
-
-def write_csv(path: Path, rows: list[Row]) -> None:
-    """The columns of the picture, one line a step."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

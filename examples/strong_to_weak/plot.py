@@ -14,7 +14,7 @@ from matplotlib import pyplot
 from study import LEARNING, SEEDS, budget_s, stage_s
 
 from posttrain.metrics import read_rows
-from posttrain.seeds import interval, write_csv
+from posttrain.seeds import interval, plot, write_csv
 from posttrain.stats import Row
 
 TASKS = ("arithmetic", "differences")
@@ -101,16 +101,13 @@ def reaching(place: Path, distilled: Curve, alone: Curve) -> str:
 
 
 def draw(path: Path, curves: dict[tuple[str, str], Curve]) -> None:
-    """One line a seed and run."""
+    """Held-out reward against time."""
     colours = {"distilled": "tab:blue", "SAPO after imitation": "tab:green", "SAPO alone": "tab:orange"}
-    for (seed, name), points in curves.items():
-        label = name if seed == next(iter(curves))[0] else None
-        pyplot.plot(*zip(*points, strict=True), "o-", color=colours[name], label=label, alpha=0.7)
+    plot(pyplot.gca(), curves, colours, style="o-")
     pyplot.xlabel("minutes since the student began to learn")
     pyplot.ylabel("held-out reward, mean of the tasks")
     pyplot.ylim(0, 1)
     pyplot.legend()
-    pyplot.grid(alpha=0.3)
     pyplot.savefig(path, dpi=110)
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from posttrain.seeds import interval, write_csv
+from posttrain.seeds import interval, plot, write_csv
 
 TASKS = {"find": 1, "compare": 2}
 """And the calls that their prompts are estimated to need."""
@@ -26,6 +26,7 @@ MEASURED = {
     "untargeted_measured": "after SAPO without `tool_calling`",
 }
 TRAINED = {"improve": "with tool_calling", "untargeted": "without tool_calling"}
+COLOURS = dict(zip(TRAINED.values(), ("tab:blue", "tab:orange"), strict=True))
 WINDOW = 5
 """Steps that a point of a curve is the mean of."""
 Point = tuple[float, float]
@@ -75,20 +76,17 @@ def print_table(results: list[tuple]) -> None:
 
 def draw(path: Path, curves: list[tuple]) -> None:
     """Accuracy and calls of each task, a line a seed and run."""
-    colours = dict(zip(TRAINED, ("tab:blue", "tab:orange"), strict=True))
     figure, axes = pyplot.subplots(2, len(TASKS), figsize=(10, 7), sharex=True)
     for column, (task, target) in enumerate(TASKS.items()):
         for row, name in enumerate(("accuracy", "calls")):
             axis = axes[row, column]
-            seen: set[str] = set()
+            lines = {}
             for seed, stage in dict.fromkeys(one[:2] for one in curves):
                 values = [one[4 + row] for one in curves if one[:2] == (seed, stage) and one[3] == task]
                 means = np.convolve(values, np.ones(WINDOW) / WINDOW, mode="valid")
-                label = None if stage in seen else TRAINED[stage]
-                axis.plot(np.arange(len(means)) + WINDOW, means, color=colours[stage], label=label, alpha=0.7)
-                seen.add(stage)
+                lines[seed, TRAINED[stage]] = [*enumerate(means, start=WINDOW)]
+            plot(axis, lines, COLOURS)
             axis.set_title(f"{task}: {name}")
-            axis.grid(alpha=0.3)
         axes[0, column].set_ylim(0, 1)
         axes[1, column].axhline(target, color="grey", linestyle=":")
         axes[1, column].set_xlabel(f"step (means of {WINDOW})")

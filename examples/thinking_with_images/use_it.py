@@ -7,31 +7,21 @@ import sys
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-ZOOM = {
-    "name": "image_zoom_in_tool",
-    "description": "Zoom in on a specific region of an image by cropping it based on a bounding box (bbox) and an optional object label",
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "bbox_2d": {
-                **{"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4},
-                "description": "The bounding box of the region to zoom in, as [x1, y1, x2, y2], where (x1, y1) is the top-left corner "
-                "and (x2, y2) is the bottom-right corner",
-            },
-            "label": {"type": "string", "description": "The name or label of the object in the specified bounding box"},
-            "img_idx": {"type": "number", "description": "The index of the zoomed-in image (starting from 0)"},
-        },
-        "required": ["bbox_2d", "label", "img_idx"],
-    },
-}
+ZOOM = json.loads("""{"type": "function", "function": {"name": "image_zoom_in_tool", "description": "Zoom in on a specific region of an \
+image by cropping it based on a bounding box (bbox) and an optional object label", "parameters": {"type": "object", "properties": {
+"bbox_2d": {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4, "description": "The bounding box of the region to \
+zoom in, as [x1, y1, x2, y2], where (x1, y1) is the top-left corner and (x2, y2) is the bottom-right corner"},
+"label": {"type": "string", "description": "The name or label of the object in the specified bounding box"},
+"img_idx": {"type": "number", "description": "The index of the zoomed-in image (starting from 0)"}},
+"required": ["bbox_2d", "label", "img_idx"]}}}""")
 
 
 def ask(say, processor, picture, question):
     """Lets a model look until it answers. say: from the text so far and its images to what it says next."""
-    images, tools = [Image.open(picture).convert("RGB")], [{"type": "function", "function": ZOOM}]
+    images = [Image.open(picture).convert("RGB")]
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     for _ in range(5):
-        print(answer := say(processor.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True), images))
+        print(answer := say(processor.apply_chat_template(messages, tools=[ZOOM], tokenize=False, add_generation_prompt=True), images))
         if not (call := re.search(r"<tool_call>(.*?)</tool_call>", answer, re.DOTALL)):
             break
         arguments = json.loads(call[1])["arguments"]

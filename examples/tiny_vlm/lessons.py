@@ -163,11 +163,11 @@ def greater(rng: Random) -> Lesson:
     """
     left, right = rng.sample(range(10), 2)
     thought = f"<think>\n{left}, {right}\n</think>\n\n"
-    question = {"role": "user", "content": COMPARE.example(rng).question}  # the same for all
-    return Lesson([question, said(f"{thought}{'left' if left > right else 'right'}")], [])
+    return Lesson([{"role": "user", "content": COMPARE_QUESTION}, said(f"{thought}{'left' if left > right else 'right'}")], [])
 
 
 FIND, COMPARE = FindAndRead(min_size=1024, max_size=1024), CompareTwo(min_size=1024, max_size=1024)
+FIND_QUESTION, COMPARE_QUESTION = (family.example(Random(0)).question for family in (FIND, COMPARE))  # the same for all pictures
 MAKERS: dict[str, Callable[[Random], Lesson]] = {
     "content": content,
     "greater": greater,
@@ -183,9 +183,8 @@ MAKERS: dict[str, Callable[[Random], Lesson]] = {
 
 def dialogues(rng: Random) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
     """Messages and tools such as the lessons have, without pictures: what the tokenizer is made for."""
-    questions = [family.example(rng).question for family in (FIND, COMPARE)]
     for number in range(NUM_DIALOGUES):
         box = RelativeBox(*(STEP * rng.randrange(int(FULL) // STEP + 1) for _ in range(4)))
-        yield [asked(rng.choice(questions)), called(box), shown(), said(str(number % 10))], TOOLS
+        yield [asked(rng.choice((FIND_QUESTION, COMPARE_QUESTION))), called(box), shown(), said(str(number % 10))], TOOLS
         yield [asked(CONTENT), said(rng.choice(("left", "right")))], []
         yield [asked(PLACE), said(str([int(edge) for edge in box.numbers]))], []

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from posttrain import plugins
 from posttrain.curate.base import ENTRY_POINTS
 from posttrain.curate.recipe import Keys, from_arguments, load_step
-from posttrain.errors import RunError, UserError, nearest
+from posttrain.errors import RunError, UserError, nearest, tell
 from posttrain.help import keys_of
 
 USAGE = """\
@@ -35,12 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     try:
         _dispatch(list(arguments))
-    except UserError as error:
-        print(f"posttrain.curate: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(error, file=sys.stderr)
-        return 1
+    except (UserError, RunError) as error:
+        return tell(error, "posttrain.curate")
     except KeyboardInterrupt:
         print("posttrain.curate: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
