@@ -84,19 +84,11 @@ class Learners:
         shares = spread(batches, len(self.members) // self.num_sharing)
         return [(member, shares[index // self.num_sharing]) for index, member in enumerate(self.members)]
 
-    def begin_canary(self, canary: Canary) -> Callable[[], FloatArray]:
-        """Lets every rank score it; returns what waits for the result.
-
-        That is the log-probabilities of its tokens but the first and its images', at temperature 1.
-        """
+    def score_canary(self, canary: Canary) -> FloatArray:
+        """Log-probabilities of its tokens but the first and its images', at temperature 1."""
         batch = sequence_batch(canary.token_ids, canary.images, canary.geometry)
-        calls = [self.cluster.call(member, "score", [batch], 1.0) for member in self.members]
-
-        def scored() -> FloatArray:
-            logprobs: FloatArray = self.cluster.wait(calls)[0][0]
-            return logprobs
-
-        return scored
+        scored: list[FloatArray] = self.cluster.call_all(self.members, "score", [batch], 1.0)[0]
+        return scored[0]
 
     def take_busy_seconds(self) -> float:
         """Seconds of computation since the last time, of the rank that computed longest."""
@@ -233,6 +225,5 @@ def publish(learners: Learners, engines: Engines, *, policy_version: int, canary
         WeightSyncError: an engine does not hold the learner's weights.
     """
     weights, manifest = learners.export()
-    scored = learners.begin_canary(canary)  # while the engines load
     receipts = engines.load(weights, policy_version, canary)
-    return verify(manifest, scored(), receipts, tolerance)
+    return verify(manifest, learners.score_canary(canary), receipts, tolerance)

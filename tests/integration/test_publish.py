@@ -60,7 +60,7 @@ def train_one_step(learners, engines, tokenizer):
 
 def deliver(learners, engines, canary, payload, manifest):
     receipts = engines.load(ray.put(payload), 7, canary)
-    return verify(manifest, learners.begin_canary(canary)(), receipts, TOLERANCE)
+    return verify(manifest, learners.score_canary(canary), receipts, TOLERANCE)
 
 
 def test_a_whole_publish_passes_and_a_stale_engine_does_not(fleet, tokenizer):
@@ -71,7 +71,7 @@ def test_a_whole_publish_passes_and_a_stale_engine_does_not(fleet, tokenizer):
     train_one_step(learners, engines, tokenizer)
     (receipt,) = engines.load(stale, 0, canary)
     with pytest.raises(WeightSyncError, match="every tensor arrived"):
-        verify(stale_manifest, learners.begin_canary(canary)(), [receipt], TOLERANCE)
+        verify(stale_manifest, learners.score_canary(canary), [receipt], TOLERANCE)
     assert publish(learners, engines, policy_version=1, canary=canary, tolerance=TOLERANCE) < TOLERANCE
 
 
@@ -123,7 +123,7 @@ def test_a_prefix_cache_that_was_not_reset_is_caught(fleet, tokenizer):
     import dataclasses
 
     with pytest.raises(WeightSyncError, match="prefix cache"):
-        verify(manifest, learners.begin_canary(canary)(), [dataclasses.replace(good, canary_cached_tokens=cached)], TOLERANCE)
+        verify(manifest, learners.score_canary(canary), [dataclasses.replace(good, canary_cached_tokens=cached)], TOLERANCE)
 
 
 def test_a_seed_repeats_the_rollout_bit_by_bit(fleet, tokenizer):
