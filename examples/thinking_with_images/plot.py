@@ -1,7 +1,7 @@
-"""Prints the table of the seeds and draws their curves: `python examples/thinking_with_images/plot.py FOLDER ...`, stage_1's folders.
+"""Prints the table of a pipeline's seeds and draws their curves: `python examples/thinking_with_images/plot.py stage_1 FOLDER ...`.
 
-Writes results.csv (held-out accuracy and calls of every seed, stage and task), curves.csv (accuracy and calls of every training step's
-episodes) and curves.png beside it.
+Writes beside it stage_1.csv (held-out accuracy and calls of every seed, stage and task), stage_1_curves.csv (accuracy and calls of every
+training step's episodes) and stage_1.png.
 """
 
 import json
@@ -33,7 +33,7 @@ Point = tuple[float, float]
 """Share of right answers, calls an episode."""
 
 
-def main(folders: list[Path]) -> None:
+def main(pipeline: str, folders: list[Path]) -> None:
     """Reads the stages that there are."""
     here = Path(__file__).parent
     results = [
@@ -43,7 +43,7 @@ def main(folders: list[Path]) -> None:
         for path in folder.glob(f"[0-9][0-9]-{stage}/episodes/*.parquet")
         for task, point in points_of(path).items()
     ]
-    write_csv(here / "results.csv", ("seed", "stage", "task", "accuracy", "calls"), results)
+    write_csv(here / f"{pipeline}.csv", ("seed", "stage", "task", "accuracy", "calls"), results)
     print_table(results)
     curves = [
         (folder.name, stage, number + 1, task, *point)
@@ -52,8 +52,8 @@ def main(folders: list[Path]) -> None:
         for number, path in enumerate(sorted(folder.glob(f"[0-9][0-9]-{stage}/episodes/*.parquet")))
         for task, point in points_of(path).items()
     ]
-    write_csv(here / "curves.csv", ("seed", "stage", "step", "task", "accuracy", "calls"), curves)
-    draw(here / "curves.png", curves)
+    write_csv(here / f"{pipeline}_curves.csv", ("seed", "stage", "step", "task", "accuracy", "calls"), curves)
+    draw(here / f"{pipeline}.png", curves)
 
 
 def points_of(path: Path) -> dict[str, Point]:
@@ -70,6 +70,8 @@ def print_table(results: list[tuple]) -> None:
     columns = [(task, name, place) for task in TASKS for place, name in ((3, "accuracy"), (4, "calls"))]
     print(f"| held out | {' | '.join(f'{task}, {name}' for task, name, _ in columns)} |\n|---|{'---|' * len(columns)}")
     for stage, words in MEASURED.items():
+        if not any(row[1] == stage for row in results):
+            continue
         cells = [interval([row[place] for row in results if row[1:3] == (stage, task)], digits=2) for task, _, place in columns]
         print(f"| {words} | {' | '.join(cells)} |")
 
@@ -96,4 +98,4 @@ def draw(path: Path, curves: list[tuple]) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(name) for name in sys.argv[1:]])
+    main(sys.argv[1], [Path(name) for name in sys.argv[2:]])

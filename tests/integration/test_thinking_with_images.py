@@ -41,9 +41,9 @@ def test_stage_1_in_small(launch, tmp_path):
     [forbidden] = read_rows(folder / "03-forbidden/metrics.jsonl")
     assert forbidden.get("tools/calls_mean", 0) == 0
 
-    subprocess.run([sys.executable, example / "plot.py", folder], check=True, stdout=subprocess.DEVNULL)
-    measured = list(csv.DictReader((example / "results.csv").open()))
+    subprocess.run([sys.executable, example / "plot.py", "small", folder], check=True, stdout=subprocess.DEVNULL)
+    measured = list(csv.DictReader((example / "small.csv").open()))
     assert {(row["stage"], row["task"], row["calls"]) for row in measured} == {("forbidden", "find", "0"), ("forbidden", "compare", "0")}
-    curves = list(csv.DictReader((example / "curves.csv").open()))
+    curves = list(csv.DictReader((example / "small_curves.csv").open()))
     assert [(row["step"], row["stage"]) for row in curves] == [("1", "improve")] * 2 + [("2", "improve")] * 2
     assert all(0 < float(row["calls"]) < 3 for row in curves)
