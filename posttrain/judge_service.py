@@ -25,6 +25,8 @@ from posttrain.errors import RunError
 NAME = "judge"
 SETTINGS = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
 TAIL_LINES = 15
+# Free white space between a verdict's fields is where a small judge gets lost: it writes line breaks until the question's deadline.
+NO_WHITESPACE = '{"backend": "xgrammar", "disable_any_whitespace": true}'
 # Asks the kernel for a SIGTERM when the driver dies, however it dies; the server then ends its own processes.
 STARTER = (
     "import runpy, signal; from posttrain.sandbox.kernel import die_with_parent; die_with_parent(signal.SIGTERM); "
@@ -63,6 +65,7 @@ class JudgeService:
         command = [
             *(sys.executable, "-c", STARTER, "--model", self.model_path, "--served-model-name", NAME),
             *("--host", "127.0.0.1", "--port", str(self.port), "--enforce-eager"),
+            *("--structured-outputs-config", NO_WHITESPACE),
         ]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(

@@ -47,6 +47,8 @@ def explain(error: Exception, algorithms: Mapping[str, type[AlgoConfig]], overri
     if isinstance(located, ValidationError):
         got = "null" if located.value is None else located.value
         return f"{key}={got}: expected {_expected(key, keys)}"
+    if str(located).startswith("Cannot merge"):
+        return f"{key} is given a list, expected {_expected(key, keys)}"
     if isinstance(located, (ConfigAttributeError, ConfigKeyError)):
         return _unknown_key(_as_typed(key, overrides), keys)
     return f"{key}: {str(located).splitlines()[0]}"

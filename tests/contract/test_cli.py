@@ -72,6 +72,8 @@ ONE_LINE = {
     "algo=sapo task.rewards.numeric=x": "task.rewards.numeric=x: expected a number",
     "algo=sapo weights.canary_tolerance=x": "weights.canary_tolerance=x: expected a number or null",
     "algo=sapo train=3": "train=3: expected a section, set key by key: train.<key>=<value>",
+    "algo=sapo rewards=[exact]": "rewards is given a list, expected a section, set key by key: rewards.<key>=<value>",
+    "algo=sapo task.rewards=[exact]": "task.rewards is given a list, expected a mapping of names to values",
     "algo=sapo foo": "cannot read 'foo': expected <key>=<value>",
     "algo=sapo a==b": "cannot read 'a==b': expected <key>=<value>",
     "algo=sapo train.lr=[1": "cannot read 'train.lr=[1': expected <key>=<value>",

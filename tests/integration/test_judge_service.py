@@ -1,6 +1,7 @@
 """A judge of the run's own: a second model that vLLM serves as long as the run lasts."""
 
 import json
+from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
@@ -8,26 +9,42 @@ import pytest
 
 from posttrain.metrics import read_rows
 
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_answers_of_earlier_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("POSTTRAIN_JUDGE_CACHE", str(tmp_path / "judge"))
+
+
+def test_a_judge_that_sees_ends_its_verdicts(launch, tmp_path):
+    # Such a small judge knows no JSON: held to the schema alone it wrote white space until each question's deadline.
+    model = ROOT / "examples/tiny_vlm/model"
+    settings = [
+        *(f"model.path={model}", "model.dtype=float32", "task=find", f"--config-dir={ROOT / 'examples/thinking_with_images'}"),
+        *("rollout.max_turns=3", "rollout.max_completion_tokens=64", "eval.num_prompts=4", "eval.samples_per_prompt=2"),
+        *(f"rewards.judge_model={model}", "+task.rewards.judge_reasoning=1.0"),
+    ]
+    running = launch(tmp_path / "seen", settings, tmp_path / "log", base=["algo=evaluate"])
+    assert running.finish().code == 0, running.err.read_text()
+    [measured] = (running.folder / "episodes").glob("*.parquet")
+    episodes = pq.read_table(measured).to_pylist()
+    assert len(episodes) == 8 and all(episode["failure"] is None for episode in episodes)
+    grades = [json.loads(json.loads(episode["score_details"])["judge_reasoning"]) for episode in episodes]
+    assert all({"reason", "reading", "coherence"} == set(grade) for grade in grades)
+    assert not servers()
+
 
 @pytest.mark.slow
-def test_a_local_judge_scores_the_answers_and_ends_with_the_run(start, monkeypatch):
-    monkeypatch.setenv("POSTTRAIN_JUDGE_DEADLINE", "140")  # a judge of 135 million parameters on two cores that others use too
+def test_a_local_judge_scores_the_answers_and_ends_with_the_run(start):
     small = ("train.steps=1", "train.prompts_per_step=2", "algo.group_size=2", "eval.num_prompts=1", "eval.samples_per_prompt=1")
-    running = start(
-        "judged",
-        "rewards.judge_model=builtin:smollm2",
-        "+task.rewards.judge_rubric=1.0",
-        "rewards.timeout_s=150",
-        "rewards.max_failure_fraction=1",
-        *small,
-    )
+    running = start("judged", "rewards.judge_model=builtin:smollm2", "+task.rewards.judge_rubric=1.0", *small)
     assert running.finish().code == 0, running.err.read_text()
     (row,) = read_rows(running.folder / "metrics.jsonl")
-    # On two cores a small judge's constrained verdict takes half a minute, and now and then longer than the deadline.
-    assert row["rewards/scored"] + row["rewards/abstained"] + row["rewards/error"] == 4 and row["rewards/scored"] >= 1
+    assert row["rewards/scored"] == 4, {name: value for name, value in row.items() if "rewards" in name}
     episodes = pq.read_table(running.folder / "episodes" / "step_000001.parquet").to_pylist()
-    grades = [json.loads(json.loads(episode["score_details"])["judge_rubric"]) for episode in episodes if episode["failure"] is None]
-    assert grades and all(set(grade) == {"helpful", "correct", "clear"} for grade in grades)
+    grades = [json.loads(json.loads(episode["score_details"])["judge_rubric"]) for episode in episodes]
+    assert all(set(grade) == {"helpful", "correct", "clear"} for grade in grades)
     assert not servers()
 
 
