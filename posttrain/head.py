@@ -1,7 +1,8 @@
 """The head of a language model over the trained positions: log-probabilities and entropies without logits of shape (N, V).
 
 Two sizes of pieces: a chunk of positions meets the vocabulary in one matrix product, and rows of it that fit a processor's
-cache go through softmax together, in float32. Backward computes the logits of a chunk again. Memory is that of a chunk.
+cache go through softmax together, in float32. Backward takes the chunks from the last to the first: the logits of the last are
+still there, those of the others are computed again. Memory is that of a chunk.
 
 Shape suffixes: `_N` trained positions, `_C` those of a chunk, `_K` tokens looked at in each, `_H` hidden size, `_V` vocabulary.
 """
@@ -71,6 +72,7 @@ class _Logprobs(torch.autograd.Function):
         dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
         logprobs_NK = hidden_NH.new_empty(targets_NK.shape, dtype=dtype)
         log_sums_N, entropies_N = (hidden_NH.new_empty(len(hidden_NH), dtype=dtype) for _ in range(2))
+        ctx.last_logits = []
         for chunk in pieces(len(hidden_NH), chunk_tokens):
             logits_CV = nn.functional.linear(hidden_NH[chunk], weight_VH, bias_V)
             for rows, scaled in cached_rows(logits_CV, chunk.start, temperature):
@@ -81,6 +83,7 @@ class _Logprobs(torch.autograd.Function):
                 log_sums_N[rows] = largest[:, 0] + sums.log()
                 logprobs_NK[rows] = scaled.gather(1, targets_NK[rows]) - log_sums_N[rows, None]
                 entropies_N[rows] = log_sums_N[rows] - torch.linalg.vecdot(exponentials, scaled) / sums
+            ctx.last_logits = [logits_CV]
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_NK, log_sums_N)
         ctx.temperature, ctx.chunk_tokens = temperature, chunk_tokens
         ctx.mark_non_differentiable(entropies_N)
@@ -99,19 +102,26 @@ class _Logprobs(torch.autograd.Function):
                 d_logits.scatter_add_(1, targets_NK[rows], gradient_NK[rows])
                 logits_CV[rows.start - chunk.start : rows.stop - chunk.start] = d_logits
 
-        return *gradients_of(hidden_NH, weight_VH, bias_V, ctx.chunk_tokens, to_gradient), None, None, None
+        chunks = ctx.chunk_tokens, ctx.last_logits
+        return *gradients_of(hidden_NH, weight_VH, bias_V, chunks, to_gradient), None, None, None
 
 
 def gradients_of(
-    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, chunk_tokens: int, to_gradient: Callable[[slice, Tensor], None]
+    hidden_NH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor | None,
+    chunks: tuple[int, list[Tensor]],
+    to_gradient: Callable[[slice, Tensor], None],
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradients of hidden states, weight and bias, a chunk at a time; None for a weight or bias that is not trained.
 
-    to_gradient(chunk, logits_CV): overwrites the logits of these positions, computed again, with their gradient.
+    chunks: positions in one, and a list of the last one's logits, which is emptied; if it is empty they are computed again.
+    to_gradient(chunk, logits_CV): overwrites the logits of these positions with their gradient.
     """
+    chunk_tokens, last_logits = chunks
     d_hidden_NH, d_weight, d_bias = torch.empty_like(hidden_NH), _Sum(), _Sum()
-    for chunk in pieces(len(hidden_NH), chunk_tokens):
-        logits_CV = nn.functional.linear(hidden_NH[chunk], weight_VH, bias_V)
+    for chunk in reversed(list(pieces(len(hidden_NH), chunk_tokens))):
+        logits_CV = last_logits.pop() if last_logits else nn.functional.linear(hidden_NH[chunk], weight_VH, bias_V)
         to_gradient(chunk, logits_CV)
         d_hidden_NH[chunk] = logits_CV @ weight_VH
         if weight_VH.requires_grad:

@@ -123,8 +123,10 @@ class _Divergences(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
         logprobs_N, entropies_N, divergences_N, target_logprobs_N = (hidden_NH.new_empty(len(hidden_NH), dtype=dtype) for _ in range(4))
+        ctx.last_logits = []
         for chunk in pieces(len(hidden_NH), pairs.chunk_tokens):
-            for rows, log_p, log_q in pairs.rows(chunk, nn.functional.linear(hidden_NH[chunk], weight_VH, bias_V)):
+            ctx.last_logits = [nn.functional.linear(hidden_NH[chunk], weight_VH, bias_V)]
+            for rows, log_p, log_q in pairs.rows(chunk, ctx.last_logits[0]):
                 logprobs_N[rows] = log_q.gather(1, targets_N[rows, None])[:, 0]
                 target_logprobs_N[rows] = log_p.gather(1, targets_N[rows, None])[:, 0].to(dtype)
                 divergences_N[rows] = pairs.teaching.divergence.value(log_p, log_q).to(dtype)
@@ -148,7 +150,8 @@ class _Divergences(torch.autograd.Function):
                 total = slope.sum(-1, keepdim=True)
                 logits_CV[rows.start - chunk.start : rows.stop - chunk.start] = slope.sub_(log_q.exp_().mul_(total))
 
-        return *gradients_of(hidden_NH, weight_VH, bias_V, pairs.chunk_tokens, to_gradient), None, None
+        chunks = pairs.chunk_tokens, ctx.last_logits
+        return *gradients_of(hidden_NH, weight_VH, bias_V, chunks, to_gradient), None, None
 
 
 def _normalized(scaled: Tensor) -> Tensor:

@@ -33,6 +33,18 @@ def test_values_and_gradients(small_pieces, chunk_mb, temperature, has_bias):
         torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
 
 
+def test_the_last_chunk_is_computed_once(monkeypatch):
+    torch.manual_seed(0)
+    layer, products = torch.nn.Linear(8, 50, dtype=torch.float64), []
+    hidden, targets = torch.randn(11, 8, dtype=torch.float64, requires_grad=True), torch.randint(50, (11,))
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda values, *rest: products.append(len(values)) or linear(values, *rest))
+    logprobs, _ = Head(layer, 4.1 * 50 * 8e-6)(hidden, targets, 1.0)
+    first, again = (torch.autograd.grad(logprobs.sum(), hidden, retain_graph=True)[0] for _ in range(2))
+    assert products == [4, 4, 3, *[4, 4], *[3, 4, 4]]  # forward; backward without the last; backward once more, where it is gone
+    torch.testing.assert_close(first, again)
+
+
 def test_no_positions():
     layer = torch.nn.Linear(8, 50)
     hidden = torch.zeros(0, 8, requires_grad=True)
