@@ -1,7 +1,8 @@
 """All benchmarks: `make bench`, or `python benchmarks/run.py [NAME ...]` for some. Writes benchmarks/RESULTS.md.
 
 Every part runs in processes of its own, one after the other. A learner in the benchmark's own process has the settings under
-which the toolkit starts its actors; whole runs, ours and TRL's, start in a plain environment. A part that was not asked for keeps the numbers it had in benchmarks/results.json.
+which the toolkit starts its actors; whole runs, ours and TRL's, start in a plain environment.
+A part that was not asked for keeps the numbers it had in benchmarks/results.json.
 """
 
 import datetime
