@@ -4,15 +4,16 @@ A stream holds trees that do not see each other: a prompt and the completions th
 micro-batch's segments into who sees whom, once; the layout travels to every layer as the keyword argument `layout` of the
 model's forward pass. Two backends give the same numbers:
 
-- blocks (CPU): runs of up to 128 rows, each against the keys that it can see and no others. Scores are float32 and exist a
-  block at a time; in backward those of long trees are computed again, so memory does not grow with the square of length.
+- blocks (CPU): a few rows at a time, each against the keys that it can see and hardly any others (`posttrain.attention_blocks`).
+  Scores are float32 and exist a block at a time; in backward those of long segments are computed again, so memory does not grow
+  with the square of length.
 - flex (CUDA): torch's FlexAttention with the same rule as a block mask, which skips what nobody sees.
 
-Shape suffixes: `_T` tokens of the stream, `_L` rows of a block, `_S` the keys it sees; B = 1, A heads, K key-value heads,
+Shape suffixes: `_T` tokens of the stream, `_W` all heads of a token side by side; B = 1, A heads, K key-value heads,
 R = A / K heads that share one, D head size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,48 +22,9 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from posttrain.attention_blocks import Block, blocks_of
+
 NAME = "packed_trees"
-BLOCK_ROWS = 128
-KEPT_KEYS = 1024
-"""What is computed for blocks with at most this many keys is kept, probabilities for backward and biases for the next layer;
-above it that costs more memory than time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Rows of the stream, and the keys they meet: those of `prefix`, then those of `own`; bool (L, S), which of them a row sees."""
-
-    rows: slice
-    prefix: slice
-    own: slice
-    sees_LS: Tensor
-    biases: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
-
-    @property
-    def is_long(self) -> bool:
-        """Whether what is computed for it is too large to keep."""
-        return self.sees_LS.shape[1] > KEPT_KEYS
-
-    def bias_for(self, query_KRTD: Tensor) -> Tensor:
-        """0 where a row sees a key and -inf elsewhere, below itself for each of the R heads that share keys, (R * L, S)."""
-        wanted = query_KRTD.shape[1], query_KRTD.dtype
-        if wanted in self.biases:
-            return self.biases[wanted]
-        bias = torch.zeros_like(self.sees_LS, dtype=query_KRTD.dtype).masked_fill_(~self.sees_LS, -torch.inf).repeat(wanted[0], 1)
-        if not self.is_long:
-            self.biases[wanted] = bias
-        return bias
-
-    def gather(self, values_KTD: Tensor) -> Tensor:
-        """The block's keys or values, (K, S, D)."""
-        own = values_KTD[:, self.own]
-        return own if self.prefix.start == self.prefix.stop else torch.cat([values_KTD[:, self.prefix], own], dim=1)
-
-    def scatter_add(self, target_KTD: Tensor, values_KSD: Tensor) -> None:
-        """Adds the gradient of `gather`'s result where it came from."""
-        num_prefix = self.prefix.stop - self.prefix.start
-        target_KTD[:, self.prefix] += values_KSD[:, :num_prefix]
-        target_KTD[:, self.own] += values_KSD[:, num_prefix:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +42,7 @@ def layout_of(segment_ids_T: Tensor, prefix_ids_T: Tensor, backend: str) -> Layo
     backend: "blocks" or "flex".
     """
     if backend == "blocks":
-        return Layout(list(_blocks(segment_ids_T, prefix_ids_T)))
+        return Layout(blocks_of(segment_ids_T, prefix_ids_T))
 
     def sees(batch: Tensor, head: Tensor, row: Tensor, key: Tensor) -> Tensor:
         own, prefix = segment_ids_T[row] == segment_ids_T[key], prefix_ids_T[row] == segment_ids_T[key]
@@ -90,82 +52,51 @@ def layout_of(segment_ids_T: Tensor, prefix_ids_T: Tensor, backend: str) -> Layo
     return Layout([], create_block_mask(sees, None, None, length, length, device=segment_ids_T.device))
 
 
-def _blocks(segment_ids_T: Tensor, prefix_ids_T: Tensor) -> Iterator[Block]:
-    """A block's rows are all of the prompt or all of branches; it begins to see its own keys where its first row's segment begins."""
-    segments, lengths = torch.unique_consecutive(segment_ids_T, return_counts=True)
-    ends = lengths.cumsum(0)
-    starts = dict(zip(segments.tolist(), (ends - lengths).tolist(), strict=True))
-    stops = dict(zip(segments.tolist(), ends.tolist(), strict=True))
-    order_T = torch.arange(len(segment_ids_T), device=segment_ids_T.device)
-    tree_starts = torch.unique_consecutive(prefix_ids_T).tolist()
-    for prompt, following in zip(tree_starts, [*tree_starts[1:], None], strict=True):
-        prompt_end = stops[prompt]
-        tree_end = len(segment_ids_T) if following is None else starts[following]
-        for first, last in ((starts[prompt], prompt_end), (prompt_end, tree_end)):
-            for start in range(first, last, BLOCK_ROWS):
-                rows = slice(start, min(start + BLOCK_ROWS, last))
-                own = slice(starts[int(segment_ids_T[start])], rows.stop)
-                prefix = slice(starts[prompt], prompt_end if start >= prompt_end else starts[prompt])
-                keys_S = torch.cat([order_T[prefix], order_T[own]])
-                segments_L, segments_S = segment_ids_T[rows, None], segment_ids_T[keys_S]
-                sees_LS = ((segments_L == segments_S) | (segments_S == prompt)) & (keys_S <= order_T[rows, None])
-                yield Block(rows, prefix, own, sees_LS)
-
-
 class _BlockAttention(torch.autograd.Function):
-    """softmax(scale * q k + bias) v, block by block; inputs (K, R, T, D) and (K, T, D)."""
+    """softmax(scale * q k + bias) v, block by block; queries (T, K * R * D), keys and values (T, K * D); heads: (K, R)."""
 
     @staticmethod
-    def forward(ctx: Any, query_KRTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, blocks: list[Block], scale: float) -> Tensor:
-        output_KRTD, kept = torch.empty_like(query_KRTD), []
-        precise_query, precise_key = _precise(query_KRTD), _precise(key_KTD)
+    def forward(
+        ctx: Any, query_TW: Tensor, key_TW: Tensor, value_TW: Tensor, blocks: list[Block], heads: tuple[int, int], scale: float
+    ) -> Tensor:
+        output_TW, kept = torch.empty_like(query_TW), []
         for block in blocks:
-            output_KRLD = output_KRTD[:, :, block.rows]
-            probabilities = _softmax(precise_query, precise_key, block, scale).to(value_KTD.dtype)
-            output_KRLD.copy_((probabilities @ block.gather(value_KTD)).view_as(output_KRLD))
+            probabilities = _softmax(query_TW, key_TW, block, heads, scale).to(value_TW.dtype)
+            block.put_rows(output_TW, probabilities @ block.take_keys(value_TW, heads[0], value_TW.dtype), heads)
             kept.append(None if block.is_long else probabilities)
-        ctx.save_for_backward(query_KRTD, key_KTD, value_KTD)
-        ctx.blocks, ctx.scale, ctx.kept = blocks, scale, kept
-        return output_KRTD
+        ctx.save_for_backward(query_TW, key_TW, value_TW)
+        ctx.blocks, ctx.heads, ctx.scale, ctx.kept = blocks, heads, scale, kept
+        return output_TW
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        (gradient_KRTD,) = gradients
-        query_KRTD, key_KTD, value_KTD = ctx.saved_tensors
-        d_query = torch.empty_like(query_KRTD)
-        d_key, d_value = (torch.zeros_like(values, dtype=_precise_dtype(values)) for values in (key_KTD, value_KTD))
-        is_whole = all(kept is not None for kept in ctx.kept)
-        precise_query, precise_key = (query_KRTD, key_KTD) if is_whole else (_precise(query_KRTD), _precise(key_KTD))
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query_TW, key_TW, value_TW = ctx.saved_tensors
+        heads, dtype = ctx.heads, value_TW.dtype
+        gradient_TW = gradients[0].contiguous()
+        d_query = torch.empty_like(query_TW)
+        d_key, d_value = (torch.zeros_like(values, dtype=_precise(values)) for values in (key_TW, value_TW))
         for block, kept in zip(ctx.blocks, ctx.kept, strict=True):
-            keys_KSD, values_KSD = block.gather(key_KTD), block.gather(value_KTD)
-            probabilities = _softmax(precise_query, precise_key, block, ctx.scale).to(value_KTD.dtype) if kept is None else kept
-            query, gradient = _fold(query_KRTD, block), _fold(gradient_KRTD, block)
-            block.scatter_add(d_value, probabilities.transpose(1, 2) @ gradient)
-            d_probabilities = gradient @ values_KSD.transpose(1, 2)
-            d_scores = torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype).mul_(ctx.scale)
-            d_query_KRLD = d_query[:, :, block.rows]
-            d_query_KRLD.copy_((d_scores @ keys_KSD).view_as(d_query_KRLD))
-            block.scatter_add(d_key, d_scores.transpose(1, 2) @ query)
-        return d_query, d_key.to(key_KTD.dtype), d_value.to(value_KTD.dtype), None, None
+            probabilities = _softmax(query_TW, key_TW, block, heads, ctx.scale).to(dtype) if kept is None else kept
+            gradient = block.take_gradient(gradient_TW, heads, dtype)
+            block.add_keys(d_value, probabilities.transpose(1, 2) @ gradient, heads[0])
+            d_probabilities = gradient @ block.take_keys(value_TW, heads[0], dtype).transpose(1, 2)
+            d_scores = torch._softmax_backward_data(d_probabilities, probabilities, -1, dtype).mul_(ctx.scale)
+            block.put_rows(d_query, d_scores @ block.take_keys(key_TW, heads[0], dtype), heads)
+            block.add_keys(d_key, d_scores.transpose(1, 2) @ block.take_rows(query_TW, heads, dtype), heads[0])
+        return d_query, d_key.to(key_TW.dtype), d_value.to(dtype), None, None, None
 
 
-def _softmax(query_KRTD: Tensor, key_KTD: Tensor, block: Block, scale: float) -> Tensor:
-    """(K, R * L, S), in the dtype of the inputs."""
-    bias = block.bias_for(query_KRTD).expand(len(key_KTD), -1, -1)
-    return torch.softmax(torch.baddbmm(bias, _fold(query_KRTD, block), block.gather(key_KTD).transpose(1, 2), alpha=scale), dim=-1)
+def _softmax(query_TW: Tensor, key_TW: Tensor, block: Block, heads: tuple[int, int], scale: float) -> Tensor:
+    """(n * K, R * L, S) for a block of n units, float32, or float64 where the queries are that."""
+    dtype = _precise(query_TW)
+    query, key = block.take_rows(query_TW, heads, dtype), block.take_keys(key_TW, heads[0], dtype)
+    scores = torch.baddbmm(query.new_zeros(()), query, key.transpose(1, 2), beta=0, alpha=scale)
+    scores.unflatten(0, (-1, heads[0])).add_(block.bias_for(heads[1], dtype))
+    return torch.softmax(scores, dim=-1)
 
 
-def _fold(values_KRTD: Tensor, block: Block) -> Tensor:
-    """The block's rows, (K, R * L, D): the heads that share keys, one below the other."""
-    return values_KRTD[:, :, block.rows].flatten(1, 2)
-
-
-def _precise(values: Tensor) -> Tensor:
-    return values.to(_precise_dtype(values))
-
-
-def _precise_dtype(values: Tensor) -> torch.dtype:
-    """float32, or float64 where it is that: what scores and sums of gradients are computed in."""
+def _precise(values: Tensor) -> torch.dtype:
+    """float32, or float64 where the values are that: what scores and sums of gradients are computed in."""
     return torch.promote_types(values.dtype, torch.float32)
 
 
@@ -188,10 +119,10 @@ def attend(
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend_by_blocks(query_BATD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, layout: Layout, scale: float) -> Tensor:
     """(B, T, A, D). Not compiled: each stream has other blocks."""
-    key_KTD, value_KTD = key_BKTD[0], value_BKTD[0]
-    query_KRTD = query_BATD[0].unflatten(0, (len(key_KTD), -1))
-    output_KRTD: Tensor = _BlockAttention.apply(query_KRTD, key_KTD, value_KTD, layout.blocks, scale)  # type: ignore[no-untyped-call]
-    return output_KRTD.flatten(0, 1).transpose(0, 1)[None]
+    heads = key_BKTD.shape[1], query_BATD.shape[1] // key_BKTD.shape[1]
+    tables = [values[0].transpose(0, 1).flatten(1) for values in (query_BATD, key_BKTD, value_BKTD)]
+    output_TW: Tensor = _BlockAttention.apply(*tables, layout.blocks, heads, scale)  # type: ignore[no-untyped-call]
+    return output_TW.unflatten(1, (query_BATD.shape[1], -1))[None]
 
 
 _compiled: list[Callable[..., Any]] = []

@@ -275,16 +275,24 @@ def _cut(prompt: tuple[str, Piece], branches: list[_Branch], budget: int) -> lis
 
 
 def _fill(trees: list[_Tree], budget: int) -> list[list[_Tree]]:
-    """First fit, longest first."""
+    """As few micro-batches as first fit, longest first, makes of them; evenly filled where that many can be."""
+    ordered = sorted(trees, key=lambda tree: -tree.num_tokens)
     bins: list[list[_Tree]] = []
-    for tree in sorted(trees, key=lambda t: -t.num_tokens):
-        fitting = (b for b in bins if sum(t.num_tokens for t in b) + tree.num_tokens <= budget)
+    for tree in ordered:
+        fitting = (b for b in bins if _length(b) + tree.num_tokens <= budget)
         chosen = next(fitting, None)
         if chosen is None:
             bins.append([tree])
         else:
             chosen.append(tree)
-    return bins
+    even: list[list[_Tree]] = [[] for _ in bins]
+    for tree in ordered:
+        min(even, key=_length).append(tree)
+    return even if all(_length(b) <= budget for b in even) else bins
+
+
+def _length(trees: list[_Tree]) -> int:
+    return sum(tree.num_tokens for tree in trees)
 
 
 class _StreamWriter:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from posttrain import attention
-from posttrain.attention import BLOCK_ROWS, attend, layout_of
+from posttrain import attention_blocks
+from posttrain.attention import attend, layout_of
+from posttrain.attention_blocks import BLOCK_ROWS
 
 
 def stream(*trees):
@@ -22,7 +23,8 @@ def stream(*trees):
 STREAMS = {
     "one token": stream((1,)),
     "small": stream((3, 2, 4), (5,), (1, 1, 1)),
-    "blocks of several branches": stream((BLOCK_ROWS + 5, 60, 60, 60), (7, 200, 30)),
+    "blocks of several branches": stream((2 * BLOCK_ROWS + 5, 60, 60, 60), (7, 300, 30, 290, 20), (300,)),
+    "units side by side": stream((9, 40, 3, 38, 41), (30, 12, 40, 35), (BLOCK_ROWS, BLOCK_ROWS, 100), (5, BLOCK_ROWS + 1)),
 }
 
 
@@ -46,7 +48,7 @@ def packed(query, key, value, segments, prefixes, backend="blocks"):
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("kept_keys", [0, 1024])
 def test_blocks_equal_plain_attention(name, kept_keys, monkeypatch):
-    monkeypatch.setattr(attention, "KEPT_KEYS", kept_keys)
+    monkeypatch.setattr(attention_blocks, "KEPT_KEYS", kept_keys)
     segments, prefixes = STREAMS[name]
     tensors = inputs(len(segments), torch.float64)
     outputs = [function(*tensors, segments, prefixes) for function in (packed, plain)]
