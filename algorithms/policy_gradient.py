@@ -107,7 +107,7 @@ def loop(run: Run, metrics: MetricsWriter) -> None:
     before = {**check_sight(run.learners, looked_at), **(run.rollouts.evaluate(0) if run.step == 0 else {})}
     run.timer.take()
     while run.step < config.train.steps:
-        take_busy_seconds(run)  # an evaluation's and the canary's are not the step's
+        take_busy_seconds(run)  # an evaluation's are not the step's
         started = time.monotonic()
         rollout = run.rollouts.collect(run.step)
         with run.timer("pack"):
@@ -115,7 +115,7 @@ def loop(run: Run, metrics: MetricsWriter) -> None:
         rows = optimize(run, minibatches)
         busy = take_busy_seconds(run)
         with run.timer("publish"):
-            rows[-1]["sync/canary_abs_max"] = publish_weights(run)
+            publish_weights(run)
         write_episodes(run.folder, run.step, rollout.sampled)
         _finish_rows(rows, rollout, run.timer.take(), time.monotonic() - started)
         rows[-1] |= busy
@@ -197,11 +197,11 @@ def score_before(run: Run, minibatches: Sequence[Sequence[Batch]]) -> Row:
     return {"mismatch/left_out_fraction": 1 - num_after / max(1, num_before)}
 
 
-def publish_weights(run: Run) -> float:
+def publish_weights(run: Run) -> None:
     """The engines get the learner's weights, with proof."""
     run.console.phase(f"step {run.step}: publishing weights")
     canary, tolerance = run.inputs.canary, run.inputs.canary_tolerance
-    return publish(run.learners, run.rollouts.engines, policy_version=run.step, canary=canary, tolerance=tolerance)
+    publish(run.learners, run.rollouts.engines, policy_version=run.step, canary=canary, tolerance=tolerance)
 
 
 def save_checkpoint(run: Run) -> Path:

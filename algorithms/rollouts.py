@@ -136,6 +136,8 @@ class Rollouts(Sampler):
         kept += left[:spare]
         num_left_out = self._set_advantages(kept)
         row = {**rollout_row(sampled), **turns_row(sampled), **self._tools_row(step, sampled), **self.take_counts()}
+        if self.engines.canary_gap is not None:
+            row["sync/canary_abs_max"] = self.engines.canary_gap
         if self.algo.refill:
             row |= {"rollout/rounds": round_ + 1, "rollout/replaced_groups": len(sampled) - wanted}
         if self.control:

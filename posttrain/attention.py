@@ -122,7 +122,7 @@ def _attend_by_blocks(query_BATD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, 
     heads = key_BKTD.shape[1], query_BATD.shape[1] // key_BKTD.shape[1]
     tables = [values[0].transpose(0, 1).flatten(1) for values in (query_BATD, key_BKTD, value_BKTD)]
     output_TW: Tensor = _BlockAttention.apply(*tables, layout.blocks, heads, scale)  # type: ignore[no-untyped-call]
-    return output_TW.unflatten(1, (query_BATD.shape[1], -1))[None]
+    return output_TW.view(1, -1, query_BATD.shape[1], query_BATD.shape[3])
 
 
 _compiled: list[Callable[..., Any]] = []

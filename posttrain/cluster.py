@@ -191,10 +191,10 @@ class Cluster:
             results[index] = value
         return [results[index] for index in range(len(calls))]
 
-    def stream(self, calls: Sequence[Call]) -> Iterator[Any]:
-        """What streaming calls yield, as it comes, from all of them together; raises as `wait` does."""
-        for _, value in self._ready(calls, streaming=True):
-            yield value
+    def stream(self, calls: Sequence[Call]) -> Iterator[tuple[Call, Any]]:
+        """(call, item): what streaming calls yield, as it comes, from all of them together; raises as `wait` does."""
+        for index, value in self._ready(calls, streaming=True):
+            yield calls[index], value
 
     def _ready(self, calls: Sequence[Call], *, streaming: bool) -> Iterator[tuple[int, Any]]:
         pending = {call.waitable: (index, call) for index, call in enumerate(calls)}

@@ -19,7 +19,7 @@ from posttrain.rollout.loop import EpisodeJob
 from posttrain.stats import LearnerStats
 from posttrain.teacher_inputs import TeacherInputs
 from posttrain.types import Batch, Episode, FloatArray, Group, RenderedPrompt
-from posttrain.weights import Canary, EngineReceipt, WeightsManifest, verify
+from posttrain.weights import Canary, CanaryReceipt, WeightsManifest, verify_canary, verify_delivery
 
 LEARNER = "posttrain.learner:Learner"
 ENGINE = "posttrain.rollout.engine:Engine"
@@ -84,11 +84,10 @@ class Learners:
         shares = spread(batches, len(self.members) // self.num_sharing)
         return [(member, shares[index // self.num_sharing]) for index, member in enumerate(self.members)]
 
-    def score_canary(self, canary: Canary) -> FloatArray:
-        """Log-probabilities of its tokens but the first and its images', at temperature 1."""
+    def begin_canary(self, canary: Canary) -> list[Call]:
+        """Lets every rank score it while engines load; the results: log-probabilities of its tokens but the first and its images'."""
         batch = sequence_batch(canary.token_ids, canary.images, canary.geometry)
-        scored: list[FloatArray] = self.cluster.call_all(self.members, "score", [batch], 1.0)[0]
-        return scored[0]
+        return [self.cluster.call(member, "score_canary", batch) for member in self.members]
 
     def take_busy_seconds(self) -> float:
         """Seconds of computation since the last time, of the rank that computed longest."""
@@ -125,6 +124,8 @@ class Engines:
     def __init__(self, cluster: Cluster, make_spec: Callable[[int], EngineSpec]) -> None:
         """Creates the processes; make_spec takes the threads of an engine."""
         self.cluster = cluster
+        self.expected: tuple[FloatArray, float] | None = None
+        self.canary_gap: float | None = None
         placement = cluster.engines
         self.members = [cluster.spawn(f"engine_{i}", ENGINE, make_spec(placement.cpus), placement, i) for i in range(placement.count)]
 
@@ -136,7 +137,11 @@ class Engines:
     def sample(self, prompts: Sequence[RenderedPrompt], group_size: int, seed: int) -> Iterator[tuple[int, Group]]:
         """Samples `group_size` episodes a prompt; yields (index into prompts, group) as groups are complete.
 
-        Prompts are dealt to engines in turn, a whole group to one engine, so that its prompt is computed once.
+        Prompts are dealt to engines in turn, a whole group to one engine, so that its prompt is computed once. What engines say of
+        the canary is held against what the learner said (`expect`) as soon as it comes; canary_gap: the largest difference.
+
+        Raises:
+            WeightSyncError: an engine does not sample from the learner's weights.
         """
         shares: list[list[EpisodeJob]] = [[] for _ in self.members]
         for index, (prompt, token_ids) in enumerate(prompts):
@@ -147,8 +152,13 @@ class Engines:
             for i, (member, share) in enumerate(zip(self.members, shares, strict=True))
             if share
         ]
+        self.canary_gap = None
         episodes: dict[int, dict[int, Episode]] = {}
-        for (index, k), episode in self.cluster.stream(calls):
+        for call, item in self.cluster.stream(calls):
+            if isinstance(item, CanaryReceipt):
+                self._check(call.member.name, item)
+                continue
+            (index, k), episode = item
             group = episodes.setdefault(index, {})
             group[k] = episode
             if len(group) == group_size:
@@ -159,15 +169,17 @@ class Engines:
         """Seconds spent in vLLM's steps since the last time, of the engine that was busy longest."""
         return float(max(self.cluster.call_all(self.members, "take_busy_seconds")))
 
-    def load(self, weights: Any, policy_version: int, canary: Canary) -> list[EngineReceipt]:
-        """Gives every engine the weights and lets it score the canary."""
-        loads = [self.cluster.call(member, "load", weights, policy_version) for member in self.members]
-        fingerprints = self.cluster.wait(loads)
-        scores = self.cluster.call_all(self.members, "canary", canary)
-        return [
-            EngineReceipt(engine=member.name, fingerprints=prints, canary_logprobs=logprobs, canary_cached_tokens=cached)
-            for member, prints, (logprobs, cached) in zip(self.members, fingerprints, scores, strict=True)
-        ]
+    def begin_load(self, weights: Any, policy_version: int, canary: Canary) -> list[Call]:
+        """Gives every engine the weights, and the canary that it scores in each rollout with them; the results are fingerprints."""
+        return [self.cluster.call(member, "load", weights, policy_version, canary) for member in self.members]
+
+    def expect(self, canary_logprobs: FloatArray, tolerance: float) -> None:
+        """What the learner says of the canary under the weights that engines sample from now on."""
+        self.expected = canary_logprobs, tolerance
+
+    def _check(self, engine: str, receipt: CanaryReceipt) -> None:
+        assert self.expected is not None, "engines had a canary with weights, and the learner did not say what it is"
+        self.canary_gap = max(self.canary_gap or 0.0, verify_canary(engine, self.expected[0], receipt, self.expected[1]))
 
 
 class Teachers:
@@ -218,12 +230,15 @@ class Teachers:
             assert num_scored == np.count_nonzero(batch.loss_weights)
 
 
-def publish(learners: Learners, engines: Engines, *, policy_version: int, canary: Canary, tolerance: float) -> float:
-    """Brings every engine to the learner's weights and proves it; returns the largest canary difference.
+def publish(learners: Learners, engines: Engines, *, policy_version: int, canary: Canary, tolerance: float) -> None:
+    """Brings every engine to the learner's weights. That they arrived is proved here, that engines compute with them in the next rollout.
 
     Raises:
-        WeightSyncError: an engine does not hold the learner's weights.
+        WeightSyncError: an engine did not get the learner's weights.
     """
     weights, manifest = learners.export()
-    receipts = engines.load(weights, policy_version, canary)
-    return verify(manifest, learners.score_canary(canary), receipts, tolerance)
+    loads, scores = engines.begin_load(weights, policy_version, canary), learners.begin_canary(canary)
+    results = learners.cluster.wait([*loads, *scores])
+    for member, received in zip(engines.members, results, strict=False):
+        verify_delivery(member.name, manifest, received)
+    engines.expect(results[len(loads)], tolerance)

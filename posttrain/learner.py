@@ -185,6 +185,16 @@ class Learner(Worker):
                 self.advance()
         return scored
 
+    def score_canary(self, batch: Batch) -> FloatArray:
+        """Log-probabilities of a batch's trained tokens at temperature 1, on one core: engines load at the same time."""
+        torch.set_num_threads(1)
+        with torch.no_grad():
+            logprobs_N, _ = self._score(self.engine, batch, 1.0)
+        torch.set_num_threads(self.spec.threads)
+        self.advance()
+        scored: FloatArray = _as_numpy(logprobs_N)
+        return scored
+
     def export(self) -> tuple[WeightsManifest, WeightsPayload]:
         """All weights by their Hugging Face names, tied ones under each name, and their fingerprints; nothing but on rank 0."""
         with self._gathered():

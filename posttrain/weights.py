@@ -2,8 +2,8 @@
 
 The learner names every tensor that it has and fingerprints it: the manifest. What is sent is fingerprinted again by each
 engine as its loader takes it, so a tensor that is missing, extra or changed is found by name. A fingerprint cannot see
-what the engine's loader does with a tensor, so a fixed canary sequence is scored by both sides as well; and the canary's
-first request after a publish must find nothing in the engine's prefix cache. Pure functions and records: no Ray, no vLLM.
+what the engine's loader does with a tensor, so a fixed canary sequence is scored by both sides as well: by the engine among the
+first requests of every rollout, which must find nothing in its prefix cache. Pure functions and records: no Ray, no vLLM.
 """
 
 import io
@@ -97,17 +97,15 @@ def _canary_image() -> EncodedImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineReceipt:
-    """What one engine says after a publish.
+class CanaryReceipt:
+    """What one engine says of the canary in a rollout.
 
-    canary_logprobs: float32, of canary tokens 1.. given those before. canary_cached_tokens: prefix-cache hits of the
-    canary's first request, which must be 0.
+    logprobs: float32, of canary tokens 1.. given those before. cached_tokens: prefix-cache hits of the canary's first request,
+    which must be 0.
     """
 
-    engine: str
-    fingerprints: WeightsManifest
-    canary_logprobs: FloatArray
-    canary_cached_tokens: int
+    logprobs: FloatArray
+    cached_tokens: int
 
 
 def fingerprint(sent: SentTensor) -> str:
@@ -136,35 +134,41 @@ def send(tensors: dict[str, Tensor]) -> WeightsPayload:
     return sent
 
 
-def verify(manifest: WeightsManifest, learner_logprobs: FloatArray, receipts: Sequence[EngineReceipt], tolerance: float) -> float:
-    """Checks every engine against the learner; returns the largest canary difference, in nats.
+def verify_delivery(engine: str, manifest: WeightsManifest, received: WeightsManifest) -> None:
+    """Checks that every tensor reached the engine as it was sent.
 
     Raises:
-        WeightSyncError: a tensor differs, the canary differs by more than `tolerance`, or the prefix cache was not reset.
+        WeightSyncError: a tensor is missing, extra or changed.
     """
-    worst = 0.0
-    for receipt in receipts:
-        gaps = np.abs(learner_logprobs - receipt.canary_logprobs)
-        at = int(np.argmax(gaps))  # a NaN counts as the largest
-        gap = float(gaps[at])
-        numbers = (
-            f"canary token {at + 1}: learner {learner_logprobs[at]:.6f}, engine {receipt.canary_logprobs[at]:.6f}, "
-            f"difference {gap:.2e}, tolerance {tolerance:.1e}"
+    differing = _first_difference(manifest, received)
+    if differing:
+        raise WeightSyncError(f"{engine} did not get the learner's weights: first differing tensor {differing}")
+
+
+def verify_canary(engine: str, learner_logprobs: FloatArray, receipt: CanaryReceipt, tolerance: float) -> float:
+    """Checks an engine's weights and its prefix cache by the canary; returns the largest difference, in nats.
+
+    Raises:
+        WeightSyncError: the canary differs by more than `tolerance`, or the prefix cache was not reset.
+    """
+    gaps = np.abs(learner_logprobs - receipt.logprobs)
+    at = int(np.argmax(gaps))  # a NaN counts as the largest
+    gap = float(gaps[at])
+    numbers = (
+        f"canary token {at + 1}: learner {learner_logprobs[at]:.6f}, engine {receipt.logprobs[at]:.6f}, "
+        f"difference {gap:.2e}, tolerance {tolerance:.1e}"
+    )
+    if receipt.cached_tokens:
+        raise WeightSyncError(
+            f"{engine} kept its prefix cache over a publish: {receipt.cached_tokens} canary tokens came from it; {numbers}"
         )
-        differing = _first_difference(manifest, receipt.fingerprints)
-        if differing:
-            raise WeightSyncError(f"{receipt.engine} does not hold the learner's weights: first differing tensor {differing}; {numbers}")
-        if receipt.canary_cached_tokens:
-            cached = receipt.canary_cached_tokens
-            raise WeightSyncError(f"{receipt.engine} kept its prefix cache over a publish: {cached} canary tokens came from it; {numbers}")
-        if not gap <= tolerance:
-            raise WeightSyncError(
-                f"{receipt.engine} scores the canary differently, though every tensor arrived as it was sent "
-                f"(a tied or renamed tensor missing on both sides, or another computation): {numbers}; "
-                "raise weights.canary_tolerance only if this precision is expected"
-            )
-        worst = max(worst, gap)
-    return worst
+    if not gap <= tolerance:
+        raise WeightSyncError(
+            f"{engine} scores the canary differently, though every tensor arrived as it was sent "
+            f"(a tied or renamed tensor missing on both sides, or another computation): {numbers}; "
+            "raise weights.canary_tolerance only if this precision is expected"
+        )
+    return gap
 
 
 def _first_difference(manifest: WeightsManifest, received: WeightsManifest) -> str | None:

@@ -23,11 +23,14 @@ from posttrain.rollout.loop import EpisodeJob, EpisodeLimits, EpisodeLoop, Reque
 from posttrain.rollout.render import Renderer
 from posttrain.types import EncodedImage, Episode, FloatArray, IntArray, Turn
 from posttrain.vision import ImageGeometry
-from posttrain.weights import Canary
+from posttrain.weights import Canary, CanaryReceipt
 from posttrain.worker import Worker
 
 BLOCK_TOKENS = 32
 """Prefix-cache granularity: short enough that a group shares most of a short prompt, and what the CPU kernels want."""
+
+PLAIN_CANARY, SCORED_CANARY = "canary", "canary, scored"
+"""The ids of its two requests; a turn's is a number."""
 
 BANNED_LOGIT_BIAS = -100.0
 """The lowest that vLLM takes: a factor of 4e-44, which float32 rounds to 0 beside 1. vLLM adds it before it tells log-probabilities,
@@ -60,6 +63,7 @@ class Engine(Worker):
         super().__init__()
         self.spec = spec
         self.policy_version = 0  # of the weights that it starts with
+        self.canary: Canary | None = None  # comes with the first weights
         self.decode = Decoder()
         self.desk = Desk(spec.tools, spec.environments, timeout_s=spec.rollout.tool_timeout_s, advance=self.advance)
 
@@ -96,8 +100,11 @@ class Engine(Worker):
         self.renderer = Renderer(self.llm.get_tokenizer())
         self.advance()
 
-    def rollout(self, jobs: Sequence[EpisodeJob], seed: int) -> Iterator[tuple[tuple[int, int], Episode]]:
-        """Samples the jobs' episodes; yields (key, episode) as each ends."""
+    def rollout(self, jobs: Sequence[EpisodeJob], seed: int) -> Iterator[tuple[tuple[int, int], Episode] | CanaryReceipt]:
+        """Samples the jobs' episodes; yields (key, episode) as each ends.
+
+        If the weights came with a canary, it is scored in the first step, with prompts of the jobs, and what it says is yielded too.
+        """
         import torch
 
         self.llm.reset_prefix_cache()
@@ -111,10 +118,18 @@ class Engine(Worker):
         )
         geometry = self.spec.geometry
         image_tokens = None if geometry is None else lambda image: math.prod(geometry.tokens(image))
-        loop = EpisodeLoop(_VllmSampler(self), self.renderer, self.desk, limits, wait_s=settings.tool_wait_s, image_tokens=image_tokens)
-        yield from loop.run(jobs)
+        sampler = _VllmSampler(self)
+        loop = EpisodeLoop(sampler, self.renderer, self.desk, limits, wait_s=settings.tool_wait_s, image_tokens=image_tokens)
+        told = sampler.begin_canary()
+        for ended in loop.run(jobs):
+            if not told and sampler.receipt is not None:
+                told = True
+                yield sampler.receipt
+            yield ended
+        if not told:
+            yield sampler.finish_canary()
 
-    def load(self, sent: Sequence[Any], policy_version: int) -> dict[str, str]:
+    def load(self, sent: Sequence[Any], policy_version: int, canary: Canary) -> dict[str, str]:
         """Takes new weights (`posttrain.weights.SentTensor`s) and forgets what was computed with the old ones.
 
         Returns the fingerprint of each tensor that vLLM's loader consumed. Turns from now on carry `policy_version`.
@@ -133,26 +148,9 @@ class Engine(Worker):
         self.llm.reset_prefix_cache()
         if self.spec.geometry is not None:
             self.llm.llm_engine.reset_encoder_cache()  # images' features by the old vision tower
-        self.policy_version = policy_version
+        self.policy_version, self.canary = policy_version, canary
         self.advance()
         return received
-
-    def canary(self, canary: Canary) -> tuple[FloatArray, int]:
-        """Log-probabilities of its tokens but the first and its images', and how many tokens a plain request took from the cache.
-
-        Two requests at once: vLLM never reads the cache for one that wants its prompt's log-probabilities. The plain one is just
-        long enough to be found there.
-        """
-        from vllm import SamplingParams
-
-        prompts: Any = [self.request(canary.token_ids[: BLOCK_TOKENS + 1], ()), self.request(canary.token_ids, canary.images)]
-        params = [SamplingParams(max_tokens=1, temperature=0.0), SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)]
-        plain, scored = self.llm.generate(prompts, params, use_tqdm=False)
-        self.advance()
-        rows = zip((scored.prompt_logprobs or [])[1:], (scored.prompt_token_ids or [])[1:], strict=True)
-        unscored = set() if canary.geometry is None else {canary.geometry.image_token_id}
-        logprobs = [row[token_id].logprob for row, token_id in rows if row and token_id not in unscored]
-        return np.asarray(logprobs, np.float32), int(plain.num_cached_tokens or 0)
 
     def request(self, token_ids: IntArray, images: Sequence[EncodedImage]) -> dict[str, Any]:
         """A prompt as vLLM takes it. Images go by their digest in its caches: of pixels, of features, of prefixes."""
@@ -169,19 +167,51 @@ class _VllmSampler:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.vllm = engine.llm.llm_engine
+        self.receipt: CanaryReceipt | None = None
+        self._canary_outputs: dict[str, Any] = {}
+
+    def begin_canary(self) -> bool:
+        """Queues the canary; returns whether there is none to wait for.
+
+        Two requests: vLLM never reads the cache for one that wants its prompt's log-probabilities. The plain one is just long
+        enough to be found there. Both sample as all others do: a batch of one kind takes vLLM's shorter way.
+        """
+        canary = self.engine.canary
+        if canary is None:
+            return True
+        temperature = self.engine.spec.rollout.temperature
+        for name, token_ids, images, scored in (
+            (PLAIN_CANARY, canary.token_ids[: BLOCK_TOKENS + 1], (), None),
+            (SCORED_CANARY, canary.token_ids, canary.images, 0),
+        ):
+            prompt: Any = self.engine.request(token_ids, images)
+            self.vllm.add_request(name, prompt, self._params(max_tokens=1, temperature=temperature, prompt_logprobs=scored))
+        return False
+
+    def finish_canary(self) -> CanaryReceipt:
+        """Steps until the canary is scored, where no episode needed a step."""
+        while self.receipt is None:
+            self.step()
+        return self.receipt
+
+    def _take_canary(self, output: Any) -> None:
+        self._canary_outputs[output.request_id] = output
+        if len(self._canary_outputs) < 2:
+            return
+        plain, scored = (self._canary_outputs[name] for name in (PLAIN_CANARY, SCORED_CANARY))
+        geometry = self.engine.spec.geometry
+        rows = zip((scored.prompt_logprobs or [])[1:], (scored.prompt_token_ids or [])[1:], strict=True)
+        unscored = set() if geometry is None else {geometry.image_token_id}
+        logprobs = [row[token_id].logprob for row, token_id in rows if row and token_id not in unscored]
+        self.receipt = CanaryReceipt(logprobs=np.asarray(logprobs, np.float32), cached_tokens=int(plain.num_cached_tokens or 0))
 
     def submit(self, request_id: int, token_ids: IntArray, images: Sequence[EncodedImage], max_tokens: int) -> None:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
         geometry = self.engine.spec.geometry
-        params = SamplingParams(
+        params = self._params(
             max_tokens=max_tokens,
             logit_bias=None if geometry is None else dict.fromkeys(geometry.banned_token_ids, BANNED_LOGIT_BIAS),
             temperature=self.engine.spec.rollout.temperature,
             logprobs=self.engine.spec.top_logprobs,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
         )
         prompt: Any = self.engine.request(token_ids, images)
         try:
@@ -193,7 +223,18 @@ class _VllmSampler:
         with self.engine.computing():
             outputs = self.vllm.step()
         self.engine.advance()
-        return [(int(output.request_id), self._turn(output)) for output in outputs if output.finished]
+        finished = [output for output in outputs if output.finished]
+        for output in finished:
+            if output.request_id in (PLAIN_CANARY, SCORED_CANARY):
+                self._take_canary(output)
+        turns = [output for output in finished if output.request_id not in (PLAIN_CANARY, SCORED_CANARY)]
+        return [(int(output.request_id), self._turn(output)) for output in turns]
+
+    def _params(self, **options: Any) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **options)
 
     def _turn(self, output: Any) -> Turn:
         completion = output.outputs[0]

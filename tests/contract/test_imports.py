@@ -26,7 +26,7 @@ LAYERS: dict[str, int] = {
     **dict.fromkeys(
         ("posttrain.attention", "posttrain.head", "posttrain.model", "posttrain.learner", "posttrain.cluster", "posttrain.checkpoint"), 4
     ),
-    "posttrain.sequence_parallel": 4,
+    **dict.fromkeys(("posttrain.attention_blocks", "posttrain.sequence_parallel"), 4),
     **dict.fromkeys(("posttrain.teacher", "posttrain.teacher_head", "posttrain.teacher_inputs", "posttrain.served_teacher"), 4),
     **dict.fromkeys(("posttrain.pixels", "posttrain.sight"), 4),
     **dict.fromkeys(("posttrain.fleet", "posttrain.inputs", "posttrain.console", "posttrain.judge_service"), 4),

@@ -10,12 +10,13 @@ from posttrain.config import ClusterConfig, RolloutConfig, TrainConfig
 from posttrain.errors import WeightSyncError
 from posttrain.fleet import Engines, Learners, publish
 from posttrain.learner_spec import LearnerSpec
-from posttrain.model import load_tokenizer
+from posttrain.model import load_model, load_tokenizer
 from posttrain.packing import pack
-from posttrain.rollout.engine import EngineSpec
+from posttrain.rollout.engine import BLOCK_TOKENS, Engine, EngineSpec
+from posttrain.rollout.loop import EpisodeJob
 from posttrain.rollout.render import Renderer
 from posttrain.types import Prompt
-from posttrain.weights import SentTensor, fingerprint, make_canary, verify
+from posttrain.weights import SentTensor, fingerprint, make_canary, send, verify_delivery
 
 TOLERANCE = 1e-3
 
@@ -58,21 +59,30 @@ def train_one_step(learners, engines, tokenizer):
     learners.step(pack([group], normalization="sequence_mean", microbatch_tokens=4096), SapoConfig().objective())
 
 
-def deliver(learners, engines, canary, payload, manifest):
-    receipts = engines.load(ray.put(payload), 7, canary)
-    return verify(manifest, learners.score_canary(canary), receipts, TOLERANCE)
+def deliver(learners, engines, tokenizer, payload, manifest):
+    """A publish of this payload and manifest, and a rollout after it."""
+    canary = make_canary(tokenizer)
+    *received, scores = engines.cluster.wait([*engines.begin_load(ray.put(payload), 7, canary), *learners.begin_canary(canary)])
+    for prints in received:
+        verify_delivery("engine_0", manifest, prints)
+    engines.expect(scores, TOLERANCE)
+    sample(engines, tokenizer)
 
 
 def test_a_whole_publish_passes_and_a_stale_engine_does_not(fleet, tokenizer):
     learners, engines = fleet
     canary = make_canary(tokenizer)
-    assert publish(learners, engines, policy_version=0, canary=canary, tolerance=TOLERANCE) < TOLERANCE
+    publish(learners, engines, policy_version=0, canary=canary, tolerance=TOLERANCE)
+    for _ in range(2):  # every rollout proves its weights, not only the first after a publish
+        sample(engines, tokenizer)
+        assert 0 < engines.canary_gap < TOLERANCE
     stale, stale_manifest = learners.export()
     train_one_step(learners, engines, tokenizer)
-    (receipt,) = engines.load(stale, 0, canary)
     with pytest.raises(WeightSyncError, match="every tensor arrived"):
-        verify(stale_manifest, learners.score_canary(canary), [receipt], TOLERANCE)
-    assert publish(learners, engines, policy_version=1, canary=canary, tolerance=TOLERANCE) < TOLERANCE
+        deliver(learners, engines, tokenizer, ray.get(stale), stale_manifest)
+    publish(learners, engines, policy_version=1, canary=canary, tolerance=TOLERANCE)
+    sample(engines, tokenizer)
+    assert engines.canary_gap < TOLERANCE
 
 
 def test_a_tensor_that_is_not_sent_is_named(fleet, tokenizer):
@@ -80,21 +90,21 @@ def test_a_tensor_that_is_not_sent_is_named(fleet, tokenizer):
     train_one_step(learners, engines, tokenizer)
     ref, manifest = learners.export()
     payload = [item for item in ray.get(ref) if item.name != "model.layers.1.mlp.down_proj.weight"]
-    with pytest.raises(WeightSyncError, match=r"model\.layers\.1\.mlp\.down_proj\.weight \(never arrived\).*learner -?\d.*engine -?\d"):
-        deliver(learners, engines, make_canary(tokenizer), payload, manifest)
+    with pytest.raises(WeightSyncError, match=r"engine_0 .*model\.layers\.1\.mlp\.down_proj\.weight \(never arrived\)"):
+        deliver(learners, engines, tokenizer, payload, manifest)
 
 
 def test_a_tied_head_that_is_not_sent_is_named_and_seen_by_the_canary_too(fleet, tokenizer):
     learners, engines = fleet
-    canary = make_canary(tokenizer)
+    publish(learners, engines, policy_version=1, canary=make_canary(tokenizer), tolerance=TOLERANCE)
     train_one_step(learners, engines, tokenizer)
     ref, manifest = learners.export()
     payload = [item for item in ray.get(ref) if item.name != "lm_head.weight"]
     with pytest.raises(WeightSyncError, match=r"lm_head\.weight \(never arrived\)"):
-        deliver(learners, engines, canary, payload, manifest)
+        deliver(learners, engines, tokenizer, payload, manifest)
     del manifest["lm_head.weight"]  # and where both sides forgot it, the canary differs
     with pytest.raises(WeightSyncError, match="every tensor arrived"):
-        deliver(learners, engines, canary, payload, manifest)
+        deliver(learners, engines, tokenizer, payload, manifest)
 
 
 def test_a_corrupted_tensor_is_named(fleet, tokenizer):
@@ -106,24 +116,29 @@ def test_a_corrupted_tensor_is_named(fleet, tokenizer):
     flipped[3] += 1e-6
     payload[at] = SentTensor.of("model.norm.weight", flipped)
     with pytest.raises(WeightSyncError, match=r"model\.norm\.weight \(fingerprint"):
-        deliver(learners, engines, make_canary(tokenizer), payload, manifest)
+        deliver(learners, engines, tokenizer, payload, manifest)
     assert fingerprint(payload[at]) != manifest["model.norm.weight"]
 
 
-def test_a_prefix_cache_that_was_not_reset_is_caught(fleet, tokenizer):
-    """The canary is scored twice without a publish in between: its second first-request comes from the cache."""
-    learners, engines = fleet
-    canary = make_canary(tokenizer)
-    publish(learners, engines, policy_version=2, canary=canary, tolerance=TOLERANCE)
-    ((_, cached),) = engines.cluster.call_all(engines.members, "canary", canary)
-    assert cached > 0
-    ref, manifest = learners.export()
-    (good,) = engines.load(ref, 3, canary)
-    assert good.canary_cached_tokens == 0
-    import dataclasses
+def test_a_prefix_cache_that_was_not_reset_is_caught(tiny_path, tokenizer, monkeypatch):
+    """An engine of this process that forgets to reset it finds the canary of the rollout before."""
+    spec = EngineSpec(model_path=tiny_path, dtype="float32", context_tokens=512, rollout=RolloutConfig(max_completion_tokens=4), threads=1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    engine = Engine(spec)
+    engine.start()
+    weights = send(dict(load_model(tiny_path, "float32").state_dict()))
+    prompt = Prompt(id="p", task="t", messages=[], reference="5")
 
-    with pytest.raises(WeightSyncError, match="prefix cache"):
-        verify(manifest, learners.score_canary(canary), [dataclasses.replace(good, canary_cached_tokens=cached)], TOLERANCE)
+    def cached_tokens() -> int:
+        job = EpisodeJob(key=(0, 0), prompt=prompt, prompt_token_ids=np.arange(5, 10))
+        receipt, _ = engine.rollout([job], 0)
+        return receipt.cached_tokens
+
+    engine.load(weights, 1, make_canary(tokenizer))
+    assert cached_tokens() == 0 and cached_tokens() == 0
+    monkeypatch.setattr(engine.llm, "reset_prefix_cache", lambda: True)
+    engine.load(weights, 2, make_canary(tokenizer))
+    assert cached_tokens() == BLOCK_TOKENS
 
 
 def test_a_seed_repeats_the_rollout_bit_by_bit(fleet, tokenizer):

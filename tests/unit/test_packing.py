@@ -74,6 +74,22 @@ def test_budget_holds_but_for_an_episode_that_is_longer_itself(random_groups):
         assert batch.num_tokens <= 32 or len(set(batch.segment_ids)) == 2
 
 
+def test_micro_batches_are_as_few_and_as_even_as_their_groups_let_them_be():
+    def group(length: int) -> Group:
+        turn = Turn(token_ids=np.arange(5, 5 + length), logprobs=np.zeros(length), text="", stop_reason="stop", policy_version=0)
+        prompt = Prompt(id="p", task="t", messages=[], reference=None)
+        return Group(prompt=prompt, prompt_token_ids=np.arange(3), episodes=[Episode(prompt_id="p", turns=[turn], status="complete")])
+
+    def lengths(*completions: int, budget: int) -> list[int]:
+        batches = pack([group(length) for length in completions], normalization="sequence_mean", microbatch_tokens=budget)
+        return [batch.num_tokens for batch in batches]
+
+    assert lengths(17, 17, 17, 17, 17, budget=60) == [60, 40]
+    assert lengths(17, 17, 17, 17, 17, 17, budget=80) == [60, 60]
+    assert sorted(lengths(47, 37, 27, 17, 7, budget=110)) == [70, 80]
+    assert sorted(lengths(3, 3, 2, 2, 2, budget=15)) == [12, 15]  # evenly dealt, the longest first, one would have 17
+
+
 def test_skipping_drops_only_episodes_without_advantage_and_keeps_the_normaliser(random_groups):
     groups = random_groups(4, num_groups=3, group_size=4)
     for episode in groups[1].episodes:

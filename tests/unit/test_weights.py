@@ -1,6 +1,5 @@
 """The verdict on a publish, fault by fault; real engines see the same faults in tests/integration/test_publish.py."""
 
-import dataclasses
 import pickle
 
 import numpy as np
@@ -9,36 +8,44 @@ import torch
 
 from posttrain.errors import WeightSyncError
 from posttrain.model import load_tokenizer
-from posttrain.weights import EngineReceipt, SentTensor, fingerprint, fingerprints, make_canary, send, verify
+from posttrain.weights import CanaryReceipt, SentTensor, fingerprint, fingerprints, make_canary, send, verify_canary, verify_delivery
 
 LOGPROBS = np.array([-1.0, -2.0, -3.0], np.float32)
 MANIFEST = {"a.weight": "f00d", "b.weight": "beef"}
 
 
-def receipt(**changes):
-    whole = EngineReceipt(engine="engine_1", fingerprints=dict(MANIFEST), canary_logprobs=LOGPROBS, canary_cached_tokens=0)
-    return dataclasses.replace(whole, **changes)
-
-
 def test_agreement_returns_the_largest_difference():
-    gap = verify(MANIFEST, LOGPROBS + np.float32(0.25), [receipt(), receipt(canary_logprobs=LOGPROBS + np.float32(0.125))], 0.5)
-    assert gap == 0.25
+    receipt = CanaryReceipt(logprobs=LOGPROBS + np.array([0, 0.25, -0.125], np.float32), cached_tokens=0)
+    assert verify_canary("engine_1", LOGPROBS, receipt, 0.5) == 0.25
+    verify_delivery("engine_1", MANIFEST, dict(MANIFEST))
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("received", "words"),
     [
-        ({"fingerprints": {"a.weight": "f00d"}}, ["b.weight", "never arrived"]),
-        ({"fingerprints": {**MANIFEST, "b.weight": "dead"}}, ["b.weight", "dead", "beef"]),
-        ({"fingerprints": {**MANIFEST, "c.weight": "cafe"}}, ["c.weight", "not the learner's"]),
-        ({"canary_logprobs": LOGPROBS + np.array([0, 1, 0], np.float32)}, ["canary token 2", "-2.0", "-1.0", "1.00e+00"]),
-        ({"canary_cached_tokens": 128}, ["prefix cache", "128"]),
-        ({"canary_logprobs": LOGPROBS * np.nan}, ["nan"]),
+        ({"a.weight": "f00d"}, ["b.weight", "never arrived"]),
+        ({**MANIFEST, "b.weight": "dead"}, ["b.weight", "dead", "beef"]),
+        ({**MANIFEST, "c.weight": "cafe"}, ["c.weight", "not the learner's"]),
     ],
 )
-def test_each_fault_is_named_with_both_numbers(changes, words):
+def test_a_tensor_that_is_not_as_it_was_sent_is_named(received, words):
     with pytest.raises(WeightSyncError) as caught:
-        verify(MANIFEST, LOGPROBS, [receipt(), receipt(**changes)], 0.5)
+        verify_delivery("engine_1", MANIFEST, received)
+    for word in [*words, "engine_1"]:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "cached_tokens", "words"),
+    [
+        (LOGPROBS + np.array([0, 1, 0], np.float32), 0, ["canary token 2", "-2.0", "-1.0", "1.00e+00"]),
+        (LOGPROBS, 128, ["prefix cache", "128"]),
+        (LOGPROBS * np.nan, 0, ["nan"]),
+    ],
+)
+def test_each_fault_of_the_canary_is_told_with_both_numbers(logprobs, cached_tokens, words):
+    with pytest.raises(WeightSyncError) as caught:
+        verify_canary("engine_1", LOGPROBS, CanaryReceipt(logprobs=logprobs, cached_tokens=cached_tokens), 0.5)
     for word in [*words, "engine_1", "learner", "tolerance"]:
         assert word in str(caught.value)
 
