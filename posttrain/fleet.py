@@ -18,7 +18,7 @@ from posttrain.rollout.engine import EngineSpec
 from posttrain.rollout.loop import EpisodeJob
 from posttrain.stats import LearnerStats
 from posttrain.teacher_inputs import TeacherInputs
-from posttrain.types import Batch, Episode, FloatArray, Group, RenderedPrompt
+from posttrain.types import Batch, FloatArray, Group, RenderedPrompt
 from posttrain.weights import Canary, CanaryReceipt, WeightsManifest, verify_canary, verify_delivery
 
 LEARNER = "posttrain.learner:Learner"
@@ -153,20 +153,16 @@ class Engines:
             if share
         ]
         self.canary_gap = None
-        episodes: dict[int, dict[int, Episode]] = {}
         for call, item in self.cluster.stream(calls):
             if isinstance(item, CanaryReceipt):
                 self._check(call.member.name, item)
                 continue
-            (index, k), episode = item
-            group = episodes.setdefault(index, {})
-            group[k] = episode
-            if len(group) == group_size:
-                prompt, token_ids = prompts[index]
-                yield index, Group(prompt=prompt, prompt_token_ids=token_ids, episodes=[group[k] for k in range(group_size)])
+            index, episodes = item
+            prompt, token_ids = prompts[index]
+            yield index, Group(prompt=prompt, prompt_token_ids=token_ids, episodes=episodes)
 
     def take_busy_seconds(self) -> float:
-        """Seconds spent in vLLM's steps since the last time, of the engine that was busy longest."""
+        """Seconds spent in vLLM since the last time, of the engine that was busy longest."""
         return float(max(self.cluster.call_all(self.members, "take_busy_seconds")))
 
     def begin_load(self, weights: Any, policy_version: int, canary: Canary) -> list[Call]:

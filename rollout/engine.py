@@ -10,6 +10,7 @@ was reset, repeats the batch bit by bit.
 
 import math
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,8 +101,8 @@ class Engine(Worker):
         self.renderer = Renderer(self.llm.get_tokenizer())
         self.advance()
 
-    def rollout(self, jobs: Sequence[EpisodeJob], seed: int) -> Iterator[tuple[tuple[int, int], Episode] | CanaryReceipt]:
-        """Samples the jobs' episodes; yields (key, episode) as each ends.
+    def rollout(self, jobs: Sequence[EpisodeJob], seed: int) -> Iterator[tuple[int, list[Episode]] | CanaryReceipt]:
+        """Samples the jobs' episodes; yields a group, (index, episodes), when the last of the jobs with key (index, ...) has ended.
 
         If the weights came with a canary, it is scored in the first step, with prompts of the jobs, and what it says is yielded too.
         """
@@ -120,13 +121,18 @@ class Engine(Worker):
         image_tokens = None if geometry is None else lambda image: math.prod(geometry.tokens(image))
         sampler = _VllmSampler(self)
         loop = EpisodeLoop(sampler, self.renderer, self.desk, limits, wait_s=settings.tool_wait_s, image_tokens=image_tokens)
-        told = sampler.begin_canary()
-        for ended in loop.run(jobs):
-            if not told and sampler.receipt is not None:
-                told = True
+        is_told = sampler.begin_canary()
+        sizes = Counter(job.key[0] for job in jobs)
+        groups: defaultdict[int, dict[int, Episode]] = defaultdict(dict)
+        for (index, k), episode in loop.run(jobs):
+            if not is_told and sampler.receipt is not None:
+                is_told = True
                 yield sampler.receipt
-            yield ended
-        if not told:
+            groups[index][k] = episode
+            if len(groups[index]) == sizes[index]:
+                group = groups.pop(index)
+                yield index, [group[k] for k in sorted(group)]
+        if not is_told:
             yield sampler.finish_canary()
 
     def load(self, sent: Sequence[Any], policy_version: int, canary: Canary) -> dict[str, str]:
@@ -215,7 +221,8 @@ class _VllmSampler:
         )
         prompt: Any = self.engine.request(token_ids, images)
         try:
-            self.vllm.add_request(str(request_id), prompt, params)
+            with self.engine.computing():
+                self.vllm.add_request(str(request_id), prompt, params)
         except ValueError as error:
             raise RequestRefused(str(error)) from error
 
