@@ -80,6 +80,11 @@ def trl_steps(prompts: Path, settings: dict) -> list[float]:
 
 def our_steps(prompts: Path, settings: dict, run: Path, chosen: list[str]) -> list[float]:
     """Seconds of each of posttrain's steps."""
+    return [float(row["time/step_s"]) for row in our_rows(prompts, settings, run, chosen)]
+
+
+def our_rows(prompts: Path, settings: dict, run: Path, chosen: list[str]) -> list[dict]:
+    """The metrics of each of posttrain's steps."""
     overrides = {
         "algo": "sapo",
         "algo.group_size": settings["group_size"],
@@ -91,15 +96,19 @@ def our_steps(prompts: Path, settings: dict, run: Path, chosen: list[str]) -> li
         "train.prompts_per_step": settings["prompts_per_step"],
         "train.steps": settings["steps"],
         "run.seed": settings["seed"],
-        "run.dir": run,
         "eval.num_prompts": 1,
         "eval.samples_per_prompt": 1,
     }
-    command = [sys.executable, "-m", "posttrain.run", *(f"{key}={value}" for key, value in overrides.items()), *chosen]
+    return run_rows(overrides, run, chosen)
+
+
+def run_rows(overrides: dict, run: Path, chosen: list[str]) -> list[dict]:
+    """The metrics of each step of a run of posttrain in this folder."""
+    command = [sys.executable, "-m", "posttrain.run", *(f"{key}={value}" for key, value in overrides.items()), f"run.dir={run}", *chosen]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise SystemExit(f"posttrain failed:\n{result.stderr[-3000:]}")
-    return [float(row["time/step_s"]) for row in read_rows(run / "metrics.jsonl")]
+    return read_rows(run / "metrics.jsonl")
 
 
 if __name__ == "__main__":

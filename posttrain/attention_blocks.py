@@ -175,18 +175,16 @@ def _long_block(unit: _Unit, segment_ids_T: Tensor) -> Block:
 
 
 def _bundles(units: list[_Unit]) -> Iterator[list[_Unit]]:
-    """Units of about the same size, the largest first."""
+    """Units of about the same size, those with the most keys first."""
     bundle: list[_Unit] = []
-    size = 0
+    longest = size = 0
     for unit in sorted(units, key=lambda unit: (-unit.num_keys, -len(unit.rows))):
-        longest = max(len(other.rows) for other in (*bundle, unit))
-        padded = (len(bundle) + 1) * longest * max(unit, *bundle, key=lambda other: other.num_keys).num_keys if bundle else 0
-        own = len(unit.rows) * unit.num_keys
-        if bundle and (padded > PADDING * (size + own) or (len(bundle) + 1) * longest > UNITS_ROWS):
+        longest, size = max(longest, len(unit.rows)), size + len(unit.rows) * unit.num_keys
+        num_rows = (len(bundle) + 1) * longest
+        if bundle and (num_rows > UNITS_ROWS or num_rows * bundle[0].num_keys > PADDING * size):
             yield bundle
-            bundle, size = [], 0
+            bundle, longest, size = [], len(unit.rows), len(unit.rows) * unit.num_keys
         bundle.append(unit)
-        size += own
     if bundle:
         yield bundle
 
