@@ -218,12 +218,13 @@ GRPOTrainer with `loss_type="sapo"` and posttrain: the same SmolLM2 weights in b
 settings: `use_cpu`, `bf16`, `beta=0`, as many completions in a micro-batch as a group has, its own defaults otherwise, gradient
 checkpointing among them; and the same without that. Ours: the defaults, and with `train.compile=true`. TRL samples with transformers,
 because its vLLM modes want a GPU. Both start in a plain environment; ours gives its actors glibc settings that keep freed memory
-(`cluster.KEEP_MEMORY`), with which TRL, given them by hand, took 41.9 s instead of 47.5 (means of two steps). Seeds 0 and up, one a turn;
-the first step of a process is left out.
+(`cluster.KEEP_MEMORY`), with which TRL, given them by hand, took 41.9 s instead of 47.5 (means of two steps, 2026-11-24). Seeds 0 and up,
+one a turn; the first step of a process is left out.
 
-What there is to gain with 64 completions: about 2,700 packed tokens to learn from and 2,500 to sample take 7.2 s at a matrix product's 400
-GFLOP/s (6 and 2 x 134.5 million parameters a token), which would be a ratio of 6.5; with the learner at 0.61 of that rate and nothing else
-to pay for, it would be 4.4. A long shared prompt is where packing pays.
+What there is to gain with 64 completions: about 2,700 packed tokens to learn from and 2,500 to sample are 2.9 TFLOP (6 and 2 x 134.5
+million parameters a token): 3.2 s at a matrix product's 900 GFLOP/s, half of a step. The other half is attention, norms, the head's
+softmax, vLLM's sampler and Python, and the ratio depends on the machine as much as on the two programmes: on 2026-11-24, when a matrix
+product ran at 390 GFLOP/s here, TRL took 47.6 s a step and posttrain 13.8, 3.5 times. A long shared prompt is where packing pays.
 """
 SFT = """\
 ## SFT against TRL 1.16.0
