@@ -197,6 +197,7 @@ class _VllmSampler:
     def finish_canary(self) -> CanaryReceipt:
         """Steps until the canary is scored, where no episode needed a step."""
         while self.receipt is None:
+            assert self.vllm.has_unfinished_requests(), "vLLM ended the canary without an answer"
             self.step()
         return self.receipt
 

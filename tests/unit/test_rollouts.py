@@ -20,6 +20,7 @@ class Answers:
 
     def __init__(self, *outcomes, num_tokens=1, status="complete"):
         self.outcomes, self.num_tokens, self.status, self.calls = list(outcomes), num_tokens, status, []
+        self.canary_gap = None
 
     def sample(self, prompts, group_size, seed):
         self.calls.append((len(prompts), seed))
@@ -70,6 +71,14 @@ def test_refill_replaces_groups_without_signal():
     assert len(batch.sampled) == 4 and sum(group.num_counted for group in batch.sampled) == 4
     assert batch.row["rollout/rounds"] == 3 and batch.row["rollout/replaced_groups"] == 2
     assert batch.row["rollout/groups_without_signal_fraction"] == 0.5
+
+
+def test_what_the_canary_showed_is_told_where_there_was_one():
+    engines = Answers(SAME, MIXED, SAME, MIXED)
+    sampler = rollouts(SapoConfig(), engines)
+    assert "sync/canary_abs_max" not in sampler.collect(0).row
+    engines.canary_gap = 0.25
+    assert sampler.collect(1).row["sync/canary_abs_max"] == 0.25
 
 
 def test_refill_stops_at_its_bound_with_a_whole_batch():
