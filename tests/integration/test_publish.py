@@ -142,7 +142,8 @@ def test_a_prefix_cache_that_was_not_reset_is_caught(tiny_path, tokenizer, monke
 
 
 def test_a_seed_repeats_the_rollout_bit_by_bit(fleet, tokenizer):
-    _, engines = fleet
+    learners, engines = fleet
+    publish(learners, engines, policy_version=3, canary=make_canary(tokenizer), tolerance=TOLERANCE)
     first, second, other = (sample(engines, tokenizer, seed=seed) for seed in (5, 5, 6))
     for a, b in zip(first.episodes, second.episodes, strict=True):
         assert a.turns[0].token_ids.tolist() == b.turns[0].token_ids.tolist()
