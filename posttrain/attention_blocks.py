@@ -165,12 +165,14 @@ def _cut(unit: _Unit, segment_ids_T: Tensor) -> Iterator[_Unit]:
 
 
 def _long_block(unit: _Unit, segment_ids_T: Tensor) -> Block:
-    order_T = torch.arange(len(segment_ids_T), device=segment_ids_T.device)
-    rows, prefix, own = (slice(part.start, part.stop) for part in (unit.rows, unit.prefix, unit.own))
-    keys_S = torch.cat([order_T[prefix], order_T[own]])
+    rows, own = (slice(part.start, part.stop) for part in (unit.rows, unit.own))
+    rows_L, prefix_S, own_S = (
+        torch.arange(part.start, part.stop, device=segment_ids_T.device) for part in (unit.rows, unit.prefix, unit.own)
+    )
+    keys_S = torch.cat([prefix_S, own_S])
     is_prefix_S = torch.arange(unit.num_keys, device=keys_S.device) < len(unit.prefix)
     is_own_LS = segment_ids_T[rows, None] == segment_ids_T[keys_S]
-    sees_LS = (is_own_LS | is_prefix_S) & (keys_S <= order_T[rows, None])
+    sees_LS = (is_own_LS | is_prefix_S) & (keys_S <= rows_L[:, None])
     return Block(rows, keys_S if unit.prefix else own, sees_LS[None])
 
 

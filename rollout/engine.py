@@ -231,12 +231,13 @@ class _VllmSampler:
         with self.engine.computing():
             outputs = self.vllm.step()
         self.engine.advance()
-        finished = [output for output in outputs if output.finished]
-        for output in finished:
+        turns = []
+        for output in (output for output in outputs if output.finished):
             if output.request_id in (PLAIN_CANARY, SCORED_CANARY):
                 self._take_canary(output)
-        turns = [output for output in finished if output.request_id not in (PLAIN_CANARY, SCORED_CANARY)]
-        return [(int(output.request_id), self._turn(output)) for output in turns]
+            else:
+                turns.append((int(output.request_id), self._turn(output)))
+        return turns
 
     def _params(self, **options: Any) -> Any:
         from vllm import SamplingParams
