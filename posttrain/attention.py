@@ -1,8 +1,8 @@
 """Attention over a packed stream, as an attention implementation that transformers' models take.
 
-A stream holds trees that do not see each other: a prompt and the completions that branch from it. `layout_of` turns a
-micro-batch's segments into who sees whom, once; the layout travels to every layer as the keyword argument `layout` of the
-model's forward pass. Two backends give the same numbers:
+A stream is a tree of prompts and the completions that branch from them (`posttrain.prefix_tree`). `layout_of` works out who sees whom,
+once a micro-batch; the layout travels to every layer as the keyword argument `layout` of the model's forward pass. Two backends
+give the same numbers:
 
 - blocks (CPU): a few rows at a time, each against the keys that it can see and hardly any others (`posttrain.attention_blocks`).
   Scores are float32 and exist a block at a time; in backward those of long segments are computed again, so memory does not grow
@@ -36,20 +36,19 @@ class Layout:
     part: slice = field(default_factory=lambda: slice(None))
 
 
-def layout_of(segment_ids_T: Tensor, prefix_ids_T: Tensor, backend: str) -> Layout:
-    """The layout of a `posttrain.types.Batch`: a token sees the earlier tokens of its own segment and of its prefix segment.
+def layout_of(stops_T: Tensor, backend: str) -> Layout:
+    """The layout of a tree in depth-first order: token k is seen by itself and by those after it, up to stops_T[k], exclusive.
 
     backend: "blocks" or "flex".
     """
     if backend == "blocks":
-        return Layout(blocks_of(segment_ids_T, prefix_ids_T))
+        return Layout(blocks_of(stops_T))
 
     def sees(batch: Tensor, head: Tensor, row: Tensor, key: Tensor) -> Tensor:
-        own, prefix = segment_ids_T[row] == segment_ids_T[key], prefix_ids_T[row] == segment_ids_T[key]
-        return (own | prefix) & (key <= row)
+        return (key <= row) & (row < stops_T[key])
 
-    length = len(segment_ids_T)
-    return Layout([], create_block_mask(sees, None, None, length, length, device=segment_ids_T.device))
+    length = len(stops_T)
+    return Layout([], create_block_mask(sees, None, None, length, length, device=stops_T.device))
 
 
 class _BlockAttention(torch.autograd.Function):

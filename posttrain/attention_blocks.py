@@ -1,16 +1,17 @@
 """Which rows of a packed stream meet which keys: the blocks that attention on the CPU is computed by.
 
-A stream holds segments, prompts and the completions that branch from them; a token sees the earlier tokens of its own segment and
-all of the segment's prefix. A block is a few rows and the keys that they may see, `n` units of `L` rows and `S` keys side by side:
+A stream is a tree in depth-first order (`posttrain.prefix_tree`); a token sees itself and those above it. A block is a few rows and the
+keys that they may see, `n` units of `L` rows and `S` keys side by side:
 
-- long segments are cut into blocks of one unit, up to 128 rows, which may run over several branches of one prompt;
-- short segments are units of their own, and units of about the same size go into one block. What a unit lacks to the block's size
-  is padded: with rows that are computed again and thrown away, and with keys that nobody sees.
+- a short branch is a unit of its own, and units of about the same size go into one block. What a unit lacks to the block's size is
+  padded: with rows that are computed again and thrown away, and with keys that nobody sees;
+- long branches are cut into blocks of one unit, up to 128 rows, which may run over several branches of one long prompt.
 
 Shape suffixes: `_T` tokens of the stream, `_N` units, `_L` rows and `_S` keys of a unit, `_K` key-value heads, `_R` heads that share one,
 `_D` head size, `_W` all heads of a token side by side.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -18,13 +19,13 @@ import torch
 from torch import Tensor
 
 BLOCK_ROWS = 128
-"""Rows of a unit at most; a segment is short if it has no more, and sees no more than twice as many keys."""
+"""Rows of a unit at most; a branch is short if it has no more, and sees no more than twice as many keys."""
 
 UNITS_ROWS = 4096
 """Rows of a block at most, padding included."""
 
-PADDING = 1.25
-"""The padded size of a block, in pairs of rows and keys, over that of its units."""
+BLOCK_COST = 8192
+"""What one more block costs, in pairs of a row and a key: small blocks go together even where that pads them much."""
 
 KEPT_KEYS = 1024
 """What is computed for blocks with at most this many keys is kept, probabilities for backward and biases for the next layer;
@@ -110,90 +111,85 @@ def _at(values_TW: Tensor, places: Places) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """Rows of a stream, and the keys they meet: those of `prefix`, then those of `own`."""
+    """Rows of a stream, one below the other in the tree, and the places above them."""
 
     rows: range
-    prefix: range
-    own: range
+    above_S: Tensor
 
     @property
     def num_keys(self) -> int:
-        return len(self.prefix) + len(self.own)
+        return len(self.above_S) + len(self.rows)
 
 
-def blocks_of(segment_ids_T: Tensor, prefix_ids_T: Tensor) -> list[Block]:
-    """The blocks of a `posttrain.types.Batch`; every token is a row of one block."""
+def blocks_of(stops_T: Tensor) -> list[Block]:
+    """The blocks of a `posttrain.prefix_tree.PrefixTree`; every node is a row of one block."""
     short: list[_Unit] = []
     blocks: list[Block] = []
-    for unit in _units(segment_ids_T, prefix_ids_T):
-        if len(unit.rows) <= BLOCK_ROWS and unit.num_keys <= 2 * BLOCK_ROWS:
+    run = range(0)
+    for unit in _units(stops_T):
+        is_short = len(unit.rows) <= BLOCK_ROWS and unit.num_keys <= 2 * BLOCK_ROWS
+        if is_short:
             short.append(unit)
+        elif run.stop == unit.rows.start and len(unit.above_S) >= BLOCK_ROWS:
+            run = range(run.start, unit.rows.stop)
         else:
-            blocks += [_long_block(part, segment_ids_T) for part in _cut(unit, segment_ids_T)]
-    device = segment_ids_T.device
-    return blocks + [_short_block(units, device) for units in _bundles(short)]
+            blocks += _long_blocks(run, stops_T)
+            run = unit.rows
+    blocks += _long_blocks(run, stops_T)
+    return blocks + [_short_block(units, stops_T.device) for units in _bundles(short)]
 
 
-def _units(segment_ids_T: Tensor, prefix_ids_T: Tensor) -> Iterator[_Unit]:
-    """A segment each, but for those branches of a prompt which see more than a short segment may: they are one unit."""
-    segments, lengths = torch.unique_consecutive(segment_ids_T, return_counts=True)
-    stops = lengths.cumsum(0).tolist()
-    where = {segment: range(stop - length, stop) for segment, stop, length in zip(segments.tolist(), stops, lengths.tolist(), strict=True)}
-    run: _Unit | None = None
-    for segment, rows in where.items():
-        parent = int(prefix_ids_T[rows.start])
-        prefix = range(0) if parent == segment else where[parent]
-        is_long = len(prefix) + len(rows) > 2 * BLOCK_ROWS
-        if run is not None and is_long and prefix == run.prefix and len(prefix):
-            run = _Unit(range(run.rows.start, rows.stop), prefix, range(run.own.start, rows.stop))
-            continue
-        if run is not None:
-            yield run
-        run = _Unit(rows, prefix, rows) if is_long else None
-        if run is None:
-            yield _Unit(rows, prefix, rows)
-    if run is not None:
-        yield run
+def _units(stops_T: Tensor) -> Iterator[_Unit]:
+    """Stretches without a branch: each ends at a leaf, or where what follows are several branches."""
+    ends = torch.arange(1, len(stops_T) + 1, device=stops_T.device)
+    is_last = stops_T == ends
+    is_last[:-1] |= stops_T[1:] < stops_T[:-1]  # the next one's branch ends before its own
+    start = 0
+    for stop in ends[is_last].tolist():
+        yield _Unit(range(start, stop), _above(start, stops_T))
+        start = stop
 
 
-def _cut(unit: _Unit, segment_ids_T: Tensor) -> Iterator[_Unit]:
-    """Parts of at most `BLOCK_ROWS` rows, each of which meets its own keys from where its first row's segment begins."""
-    for start in range(unit.rows.start, unit.rows.stop, BLOCK_ROWS):
-        rows = range(start, min(start + BLOCK_ROWS, unit.rows.stop))
-        is_own = segment_ids_T[unit.own.start : rows.stop] == segment_ids_T[start]
-        yield _Unit(rows, unit.prefix, range(unit.own.start + int(is_own.int().argmax()), rows.stop))
+def _above(place: int, stops_T: Tensor) -> Tensor:
+    """The places that this one sees, but for itself."""
+    return torch.nonzero(stops_T[:place] > place)[:, 0]
 
 
-def _long_block(unit: _Unit, segment_ids_T: Tensor) -> Block:
-    rows, own = (slice(part.start, part.stop) for part in (unit.rows, unit.own))
-    rows_L, prefix_S, own_S = (
-        torch.arange(part.start, part.stop, device=segment_ids_T.device) for part in (unit.rows, unit.prefix, unit.own)
-    )
-    keys_S = torch.cat([prefix_S, own_S])
-    is_prefix_S = torch.arange(unit.num_keys, device=keys_S.device) < len(unit.prefix)
-    is_own_LS = segment_ids_T[rows, None] == segment_ids_T[keys_S]
-    sees_LS = (is_own_LS | is_prefix_S) & (keys_S <= rows_L[:, None])
-    return Block(rows, keys_S if unit.prefix else own, sees_LS[None])
+def _long_blocks(run: range, stops_T: Tensor) -> Iterator[Block]:
+    """Blocks of one unit; the rows of a run that goes over several leaves see only some of their keys."""
+    for start in range(run.start, run.stop, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, run.stop)
+        rows_L, above_S = torch.arange(start, stop, device=stops_T.device), _above(start, stops_T)
+        keys_S = torch.cat([above_S, rows_L])
+        sees_LS = (keys_S <= rows_L[:, None]) & (rows_L[:, None] < stops_T[keys_S])
+        first = start - len(above_S)
+        is_gapless = not len(above_S) or int(above_S[0]) == first
+        yield Block(slice(start, stop), slice(first, stop) if is_gapless else keys_S, sees_LS[None])
 
 
 def _bundles(units: list[_Unit]) -> Iterator[list[_Unit]]:
-    """Units of about the same size, those with the most keys first."""
-    bundle: list[_Unit] = []
-    longest = size = 0
-    for unit in sorted(units, key=lambda unit: (-unit.num_keys, -len(unit.rows))):
-        longest, size = max(longest, len(unit.rows)), size + len(unit.rows) * unit.num_keys
-        num_rows = (len(bundle) + 1) * longest
-        if bundle and (num_rows > UNITS_ROWS or num_rows * bundle[0].num_keys > PADDING * size):
-            yield bundle
-            bundle, longest, size = [], len(unit.rows), len(unit.rows) * unit.num_keys
-        bundle.append(unit)
-    if bundle:
-        yield bundle
+    """Parts of the units, sorted by keys, with the least padding and the fewest blocks; a block's size is that of its largest unit."""
+    ordered = sorted(units, key=lambda unit: (-unit.num_keys, -len(unit.rows)))
+    costs, begins = [0.0], [0]  # of the best parting of the first units, and where its last part begins
+    for stop in range(1, len(ordered) + 1):
+        longest, best = 0, (math.inf, 0)
+        for begin in range(stop - 1, -1, -1):
+            longest = max(longest, len(ordered[begin].rows))
+            num_rows = longest * (stop - begin)
+            if num_rows > UNITS_ROWS and begin < stop - 1:
+                break
+            best = min(best, (costs[begin] + num_rows * ordered[begin].num_keys + BLOCK_COST, begin))
+        costs.append(best[0])
+        begins.append(best[1])
+    stop = len(ordered)
+    while stop:
+        yield ordered[begins[stop] : stop]
+        stop = begins[stop]
 
 
 def _short_block(units: list[_Unit], device: torch.device) -> Block:
     rows_NL, is_row_NL = _side_by_side([[*unit.rows] for unit in units], device)
-    keys_NS, is_key_NS = _side_by_side([[*unit.prefix, *unit.own] for unit in units], device)
+    keys_NS, is_key_NS = _side_by_side([[*unit.above_S.tolist(), *unit.rows] for unit in units], device)
     sees_NLS = is_key_NS[:, None] & (keys_NS[:, None] <= rows_NL[:, :, None])
     rows, keys = rows_NL.flatten(), keys_NS.flatten()
     if is_row_NL.all():

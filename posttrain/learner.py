@@ -28,7 +28,17 @@ from posttrain.config import TrainConfig
 from posttrain.errors import RunError
 from posttrain.head import Teaching
 from posttrain.learner_spec import LearnerSpec
-from posttrain.model import AnswerScorer, TokenScorer, compile_layers, freeze, load_model, load_reward_model, load_tokenizer, stream_tensors
+from posttrain.model import (
+    AnswerScorer,
+    Reading,
+    TokenScorer,
+    compile_layers,
+    freeze,
+    load_model,
+    load_reward_model,
+    load_tokenizer,
+    stream_tensors,
+)
 from posttrain.pixels import PixelReader, reads_images, save_processor
 from posttrain.sequence_parallel import SharedStreams
 from posttrain.stats import LearnerStats, ScoredTokens
@@ -47,6 +57,7 @@ class Learner(Worker):
         super().__init__()
         self.spec = spec
         self.teacher_heads: dict[str, TeacherHead] = {}
+        self.reading = Reading(at_predictors=not spec.is_reward_model, is_merged=spec.train.shared_prefix)
 
     def rendezvous(self) -> tuple[str, int]:
         """This node's address and a port that is free now: where rank 0 lets the others find it."""
@@ -111,7 +122,7 @@ class Learner(Worker):
         """With sequence parallelism, the other ranks of this one's group; attention is then theirs together."""
         if self.spec.train.sequence_parallel == 1:
             return None
-        sharing = SharedStreams(self.spec.train.sequence_parallel, read_at_predictors=not self.spec.is_reward_model)
+        sharing = SharedStreams(self.spec.train.sequence_parallel, self.reading)
         attention.register(sharing.attention(self.model.config))
         return sharing
 
@@ -242,7 +253,7 @@ class Learner(Worker):
     def _score(self, module: Any, batch: Batch, temperature: float, teaching: Teaching | None = None) -> tuple[Tensor, ...]:
         if self.sharing is not None:
             return self.sharing.score(module, batch, (self.device, self.attention), temperature, teaching)
-        stream = stream_tensors(batch, self.device, self.attention, self.pixels)
+        stream = stream_tensors(batch, self.device, self.attention, self.pixels, self.reading)
         scored: tuple[Tensor, ...] = module(stream, temperature, teaching)
         return scored
 

@@ -29,6 +29,7 @@ from posttrain import attention
 from posttrain.errors import UserError
 from posttrain.head import Head, Teaching
 from posttrain.pixels import ImageTensors, PixelReader, reads_images
+from posttrain.prefix_tree import PrefixTree, prefix_tree
 from posttrain.types import Batch
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -176,49 +177,77 @@ def compile_layers(model: PreTrainedModel) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
-    """A micro-batch on a device, as scorers take it.
+    """A micro-batch on a device, as scorers take it: the tokens that a model runs over (`posttrain.prefix_tree`), and what is read of them.
 
-    token_ids_T: int64 (T,); position_ids: int64 (T,) or (3, T). layout: who sees whom. predictors_N: int64 (2, N), the trained
-    positions and the positions they are predicted from. images: of a model that reads them, whether any is shown or not.
-    banned_V: int64, tokens without probability.
+    token_ids_T: int64 (T,); position_ids: int64 (T,) or (3, T). layout: who sees whom. targets_N: int64 (N,), the trained tokens;
+    read_N: int64 (N,), where each is read, and at_predictors whether that is what it is predicted from, or itself. images: of a model
+    that reads them, whether any is shown or not. banned_V: int64, tokens without probability.
     """
 
     token_ids_T: Tensor
     position_ids: Tensor
     layout: attention.Layout
-    predictors_N: Tensor
+    targets_N: Tensor
+    read_N: Tensor
+    at_predictors: bool
     images: ImageTensors | None = None
     banned_V: Tensor | None = None
 
-    @property
-    def targets_N(self) -> Tensor:
-        """The trained tokens."""
-        return self.token_ids_T[self.predictors_N[0]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How a stream is made of a batch.
+
+    at_predictors: trained tokens are read where they are predicted; otherwise, as a reward model has it, where they stand.
+    is_merged: equal beginnings of its sequences are run over once. multiple: what its length is padded to a multiple of.
+    """
+
+    at_predictors: bool = True
+    is_merged: bool = True
+    multiple: int = 1
 
 
-def stream_tensors(batch: Batch, device: torch.device, backend: str, pixels: PixelReader | None = None) -> Stream:
+def stream_tensors(
+    batch: Batch, device: torch.device, backend: str, pixels: PixelReader | None = None, reading: Reading | None = None
+) -> Stream:
     """The trained tokens of a batch and all that they see. pixels: of a model that reads images.
 
     Raises ValueError: the batch shows images, and the model reads text only.
     """
     if batch.images and pixels is None:
         raise ValueError("a batch shows images to a model that reads text only")
-    trained = np.flatnonzero(batch.loss_weights)
-    token_ids_T, position_ids_T, segments_T, prefixes_T, predictors_N = (
+    reading = reading or Reading()
+    trained_N = np.flatnonzero(batch.loss_weights)
+    read_N = batch.predictor_ids[trained_N] if reading.at_predictors else trained_N
+    tree = prefix_tree(batch, read_N, is_merged=reading.is_merged)
+    padding = np.arange(-len(tree.places_T) % reading.multiple)  # a sequence that nobody reads
+    stops_T = np.append(tree.stops_T, np.full_like(padding, len(tree.stops_T) + len(padding)))
+    positions = batch.position_ids[..., tree.places_T]
+    padded_positions = np.concatenate([positions, np.broadcast_to(padding, (*positions.shape[:-1], len(padding)))], axis=-1)
+    token_ids_T, position_ids, own_stops_T, targets_N, nodes_N = (
         torch.tensor(values, device=device)
         for values in (
-            *(batch.token_ids, batch.position_ids, batch.segment_ids, batch.prefix_ids),
-            np.stack([trained, batch.predictor_ids[trained]]),
+            *(np.append(batch.token_ids[tree.places_T], 0 * padding), padded_positions, stops_T),
+            *(batch.token_ids[trained_N], tree.nodes_S[read_N]),
         )
     )
     return Stream(
         token_ids_T=token_ids_T,
-        position_ids=position_ids_T,
-        layout=attention.layout_of(segments_T, prefixes_T, backend),
-        predictors_N=predictors_N,
-        images=None if pixels is None else pixels.tensors(batch.images, batch.image_runs[:, 1].tolist(), device),
+        position_ids=position_ids,
+        layout=attention.layout_of(own_stops_T, backend),
+        targets_N=targets_N,
+        read_N=nodes_N,
+        at_predictors=reading.at_predictors,
+        images=None if pixels is None else _shown(batch, tree, pixels, device),
         banned_V=torch.tensor(batch.banned_token_ids, device=device) if batch.banned_token_ids else None,
     )
+
+
+def _shown(batch: Batch, tree: PrefixTree, pixels: PixelReader, device: torch.device) -> ImageTensors:
+    """The images that are shown in a tree, in its order."""
+    shown = sorted((node, image) for node, image in zip(tree.nodes_S[batch.image_runs[:, 0]], batch.image_runs[:, 1], strict=True) if node >= 0)
+    used = sorted({image for _, image in shown})
+    return pixels.tensors([batch.images[image] for image in used], [used.index(image) for _, image in shown], device)
 
 
 def _from_pretrained(auto_class: Any, path: str, key: str = "model.path", **options: Any) -> Any:
@@ -253,7 +282,8 @@ class TokenScorer(nn.Module):
 
     def hidden(self, stream: Stream) -> Tensor:
         """The last hidden states (N, H) that the trained positions are predicted from."""
-        return _states(self.model, stream, stream.predictors_N[1])
+        assert stream.at_predictors
+        return _states(self.model, stream)
 
 
 class AnswerScorer(nn.Module):
@@ -267,7 +297,8 @@ class AnswerScorer(nn.Module):
 
     def forward(self, stream: Stream, *_: object) -> tuple[Tensor, Tensor]:
         """As `TokenScorer.forward`, with scores in place of log-probabilities, and their entropies, which are 0: nothing is chosen."""
-        scores_N: Tensor = self.head(_states(self.model, stream, stream.predictors_N[0]))
+        assert not stream.at_predictors
+        scores_N: Tensor = self.head(_states(self.model, stream))
         return scores_N, torch.zeros_like(scores_N)
 
 
@@ -285,17 +316,17 @@ class ScalarHead(nn.Module):
         return nn.functional.linear(hidden_NH.to(dtype), self.weight.to(dtype))[:, 0]
 
 
-def _states(model: PreTrainedModel, stream: Stream, places_N: Tensor) -> Tensor:
-    """The last hidden states (N, H) at these places of a stream, all of which lie in the layout's part."""
+def _states(model: PreTrainedModel, stream: Stream) -> Tensor:
+    """The last hidden states (N, H) where a stream is read; all places lie in the layout's part."""
     part = stream.layout.part
     positions = stream.position_ids[None, ..., part] if stream.position_ids.ndim == 1 else stream.position_ids[:, None, part]
     inputs = {"input_ids": stream.token_ids_T[None, part], "position_ids": positions, "layout": stream.layout, "use_cache": False}
     if stream.images is None:
         hidden_TH: Tensor = model.base_model(**inputs).last_hidden_state[0]
-        return hidden_TH[places_N - (part.start or 0)]
+        return hidden_TH[stream.read_N - (part.start or 0)]
     features, unseen = _image_features(model, stream.images)
     hidden_TH = model.base_model(**inputs, mm_encoder_outputs=features).last_hidden_state[0]
-    return hidden_TH[places_N] + unseen
+    return hidden_TH[stream.read_N] + unseen
 
 
 def _image_features(model: PreTrainedModel, images: ImageTensors) -> tuple[dict[str, Any], Tensor]:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
@@ -21,23 +20,21 @@ from torch import Tensor
 
 from posttrain.attention import attend
 from posttrain.head import Teaching
-from posttrain.model import attention_heads, stream_tensors
+from posttrain.model import Reading, attention_heads, stream_tensors
 from posttrain.types import Batch
 
 
 class SharedStreams:
     """The group of ranks that this rank shares its streams with."""
 
-    def __init__(self, size: int, *, read_at_predictors: bool) -> None:
-        """Every rank makes every group. size: ranks of a group. read_at_predictors: trained tokens are scored where they are
-        predicted, otherwise (a reward model) where they stand.
-        """
+    def __init__(self, size: int, reading: Reading) -> None:
+        """Every rank makes every group. size: ranks of a group. reading: as this rank alone would read a stream."""
         self.size = size
         self.place = dist.get_rank() % size
         first = dist.get_rank() - self.place
         groups = [dist.new_group([*range(start, start + size)]) for start in range(0, dist.get_world_size(), size)]
         self.group = groups[first // size]
-        self.row = int(read_at_predictors)
+        self.reading = replace(reading, multiple=size)
 
     def attention(self, config: Any) -> Callable[..., Any]:
         """What takes the place of `posttrain.attention.attend` in a model of this configuration, one of transformers'."""
@@ -62,14 +59,14 @@ class SharedStreams:
 
         where: device and attention backend.
         """
-        stream = stream_tensors(padded(batch, self.size), *where)
+        stream = stream_tensors(batch, *where, reading=self.reading)
         length = len(stream.token_ids_T) // self.size
         part = slice(self.place * length, (self.place + 1) * length)
-        read_N = stream.predictors_N[self.row]
-        (own,) = torch.nonzero((read_N >= part.start) & (read_N < part.stop), as_tuple=True)
-        own_stream = replace(stream, layout=replace(stream.layout, part=part), predictors_N=stream.predictors_N[:, own])
+        (own,) = torch.nonzero((stream.read_N >= part.start) & (stream.read_N < part.stop), as_tuple=True)
+        own_layout = replace(stream.layout, part=part)
+        own_stream = replace(stream, layout=own_layout, targets_N=stream.targets_N[own], read_N=stream.read_N[own])
         scored = module(own_stream, temperature, None if teaching is None else teaching.at(own))
-        return tuple(_Gathered.apply(values, own, len(read_N), self.group) for values in scored)  # type: ignore[no-untyped-call]
+        return tuple(_Gathered.apply(values, own, len(stream.read_N), self.group) for values in scored)  # type: ignore[no-untyped-call]
 
 
 class _Gathered(torch.autograd.Function):
@@ -88,19 +85,3 @@ class _Gathered(torch.autograd.Function):
         (own,) = ctx.saved_tensors
         return gradients[0][own], None, None, None
 
-
-def padded(batch: Batch, multiple: int) -> Batch:
-    """A stream as long as a multiple: at its end a segment that sees and is seen by nothing else, and trains nothing."""
-    missing = -batch.num_tokens % multiple
-    if not missing:
-        return batch
-    segment = np.full(missing, batch.segment_ids[-1] + 1)
-    return replace(
-        batch,
-        token_ids=np.append(batch.token_ids, np.zeros_like(segment)),
-        position_ids=np.append(batch.position_ids, np.arange(missing)),
-        segment_ids=np.append(batch.segment_ids, segment),
-        prefix_ids=np.append(batch.prefix_ids, segment),
-        predictor_ids=np.append(batch.predictor_ids, np.full_like(segment, -1)),
-        loss_weights=np.append(batch.loss_weights, np.zeros(missing, np.float32)),
-    )

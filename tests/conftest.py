@@ -71,10 +71,10 @@ def teacher_path(tiny_path, tmp_path_factory):
     return str(folder)
 
 
-def _random_turn(rng):
+def _random_turn(rng, words):
     length = int(rng.integers(1, 9))
     return Turn(
-        token_ids=rng.integers(5, 390, length),
+        token_ids=rng.integers(5, 5 + words, length),
         logprobs=(-6 + 0.1 * rng.normal(size=length)).astype(np.float32),
         text="",
         stop_reason="stop",
@@ -84,20 +84,23 @@ def _random_turn(rng):
 
 @pytest.fixture(scope="session")
 def random_groups():
-    """random_groups(seed, num_groups, group_size, turns): random tokens, lengths and advantages, observations between turns."""
+    """random_groups(seed, num_groups, group_size, turns): random tokens, lengths and advantages, observations between turns.
 
-    def make(seed, num_groups=3, group_size=4, turns=1):
+    words: tokens that there are; with a few of them prompts and answers begin alike.
+    """
+
+    def make(seed, num_groups=3, group_size=4, turns=1, words=385):
         rng = np.random.default_rng(seed)
         groups = []
         for index in range(num_groups):
             episodes = []
             for _ in range(group_size):
-                written = [_random_turn(rng) for _ in range(turns)]
+                written = [_random_turn(rng, words) for _ in range(turns)]
                 for turn in written[:-1]:
-                    turn.observation_token_ids = rng.integers(5, 390, int(rng.integers(1, 5)))
+                    turn.observation_token_ids = rng.integers(5, 5 + words, int(rng.integers(1, 5)))
                 episodes.append(Episode(prompt_id=str(index), turns=written, status="complete", advantage=float(rng.normal())))
             prompt = Prompt(id=str(index), task="test", messages=[], reference=None)
-            groups.append(Group(prompt=prompt, prompt_token_ids=rng.integers(5, 390, int(rng.integers(2, 12))), episodes=episodes))
+            groups.append(Group(prompt=prompt, prompt_token_ids=rng.integers(5, 5 + words, int(rng.integers(2, 12))), episodes=episodes))
         return groups
 
     return make
@@ -115,13 +118,13 @@ def geometry(tiny_vl_path):
 def visual_groups(picture, geometry):
     """visual_groups(seed, num_groups, group_size, turns): up to two images in a prompt and in what follows a turn, some shown twice."""
 
-    def make_groups(seed, num_groups=2, group_size=3, turns=2):
+    def make_groups(seed, num_groups=2, group_size=3, turns=2, words=370):
         rng = np.random.default_rng(seed)
         known = [picture([seed, k], *(int(side) for side in rng.integers(8, 200, 2))) for k in range(4)]
         start, pad, end = geometry.image_token_id - 2, geometry.image_token_id, geometry.image_token_id - 1
 
         def text(shortest=1):
-            return rng.integers(20, 390, int(rng.integers(shortest, 9))).tolist()
+            return rng.integers(20, 20 + words, int(rng.integers(shortest, 9))).tolist()
 
         def shown(most):
             images = [known[k] for k in rng.integers(0, len(known), int(rng.integers(0, most + 1)))]

@@ -28,7 +28,7 @@ LAYERS: dict[str, int] = {
     ),
     **dict.fromkeys(("posttrain.attention_blocks", "posttrain.sequence_parallel"), 4),
     **dict.fromkeys(("posttrain.teacher", "posttrain.teacher_head", "posttrain.teacher_inputs", "posttrain.served_teacher"), 4),
-    **dict.fromkeys(("posttrain.pixels", "posttrain.sight"), 4),
+    **dict.fromkeys(("posttrain.pixels", "posttrain.prefix_tree", "posttrain.sight"), 4),
     **dict.fromkeys(("posttrain.fleet", "posttrain.inputs", "posttrain.console", "posttrain.judge_service"), 4),
     "posttrain.rewards.reward_model": 4,  # it renders and scores as a reward model's training does
     "posttrain.algorithms": 5,

@@ -16,7 +16,7 @@ from posttrain import attention
 from posttrain.algorithms.divergences import DistillationLoss, Divergence
 from posttrain.algorithms.gspo import GspoConfig
 from posttrain.algorithms.losses import LossTokens, bradley_terry, negative_logprob
-from posttrain.model import AnswerScorer, TokenScorer, load_model, load_reward_model, stream_tensors
+from posttrain.model import AnswerScorer, Reading, TokenScorer, load_model, load_reward_model, stream_tensors
 from posttrain.sequence_parallel import SharedStreams
 from posttrain.teacher_head import TopTeaching
 
@@ -37,7 +37,7 @@ def teaching_of(number):
     return TopTeaching(Divergence("forward"), ids, top, log_p[:, 7])
 
 
-def step(scorer, sharing, batches, name):
+def step(scorer, sharing, batches, name, reading):
     """Loss and gradient as the learner's step makes them."""
     scorer.zero_grad()
     total = 0.0
@@ -45,7 +45,7 @@ def step(scorer, sharing, batches, name):
         trained = batch.loss_weights != 0
         teaching = teaching_of(int(trained.sum())) if name == "taught" else None
         if sharing is None:
-            outputs = scorer(stream_tensors(batch, CPU, "blocks"), 0.9, teaching)
+            outputs = scorer(stream_tensors(batch, CPU, "blocks", reading=reading), 0.9, teaching)
         else:
             outputs = sharing.score(scorer, batch, (CPU, "blocks"), 0.9, teaching)
         behavior = torch.tensor(batch.behavior_logprobs[trained])
@@ -82,10 +82,11 @@ def main(path, rank, ranks, port):
         model = (load_reward_model if is_reward_model else load_model)(model_path, "float32").train()
         if checkpointing:
             model.gradient_checkpointing_enable()
-        sharing = SharedStreams(ranks, read_at_predictors=not is_reward_model) if is_shared else None
+        reading = Reading(at_predictors=not is_reward_model)
+        sharing = SharedStreams(ranks, reading) if is_shared else None
         if sharing is not None:
             attention.register(sharing.attention(model.config))
-        found[name] = step(AnswerScorer(model) if is_reward_model else TokenScorer(model, 0.05), sharing, batches, name)
+        found[name] = step(AnswerScorer(model) if is_reward_model else TokenScorer(model, 0.05), sharing, batches, name, reading)
     if rank == 0:
         torch.save(found, f"{path}.{ranks}")
 

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from posttrain.algorithms.losses import LossTokens
 from posttrain.algorithms.sapo import SapoConfig
 from posttrain.errors import UserError
-from posttrain.model import TokenScorer, compile_layers, load_model, load_tokenizer, stream_tensors
+from posttrain.model import Reading, TokenScorer, compile_layers, load_model, load_tokenizer, stream_tensors
 from posttrain.packing import empty_batch, pack
 
 
@@ -23,18 +23,19 @@ def reference(tiny_path):
     return AutoModelForCausalLM.from_pretrained(tiny_path, dtype=torch.float32, attn_implementation="sdpa")
 
 
-def score(model, batch, chunk_tokens=1024, temperature=1.0):
+def score(model, batch, chunk_tokens=1024, temperature=1.0, is_merged=True):
     chunk_mb = (chunk_tokens + 0.5) * model.config.vocab_size * 4 / 1e6
-    return TokenScorer(model, chunk_mb)(stream_tensors(batch, torch.device("cpu"), "blocks"), temperature)
+    stream = stream_tensors(batch, torch.device("cpu"), "blocks", reading=Reading(is_merged=is_merged))
+    return TokenScorer(model, chunk_mb)(stream, temperature)
 
 
-def gradients(model, batches, chunk_tokens=1024):
+def gradients(model, batches, chunk_tokens=1024, is_merged=True):
     """Loss and gradient of a SAPO step, summed over micro-batches, with old log-probabilities that differ from the policy's."""
     model.zero_grad()
     total, objective = 0.0, SapoConfig().objective()
     for batch in batches:
         trained = batch.loss_weights != 0
-        logprobs, _ = score(model, batch, chunk_tokens)
+        logprobs, _ = score(model, batch, chunk_tokens, is_merged=is_merged)
         behavior = torch.tensor(batch.behavior_logprobs[trained])
         fields = LossTokens(
             policy_logprobs_N=logprobs,
@@ -53,9 +54,10 @@ def relative(a, b):
     return ((a - b).norm() / b.norm()).item()
 
 
+@pytest.mark.parametrize("words", [2, 385])
 @pytest.mark.parametrize("turns", [1, 2])
-def test_packed_log_probabilities_equal_separate_forward_passes(random_groups, model, reference, turns):
-    groups = random_groups(0, num_groups=2, group_size=3, turns=turns)
+def test_packed_log_probabilities_equal_separate_forward_passes(random_groups, model, reference, turns, words):
+    groups = random_groups(0, num_groups=2, group_size=3, turns=turns, words=words)
     (batch,) = pack(groups, normalization="sequence_mean", microbatch_tokens=10_000)
     with torch.no_grad():
         scored, entropies = score(model, batch)
@@ -92,6 +94,15 @@ def test_gradients_do_not_depend_on_how_the_step_is_cut(random_groups, model, ch
     changed_loss, changed = gradients(model, pack(groups, **{**options, **change}), chunk_tokens)
     assert changed_loss == pytest.approx(loss, rel=1e-5)
     assert relative(changed, reference) < 1e-5
+
+
+def test_gradients_are_the_same_when_equal_beginnings_are_run_over_once(random_groups, model):
+    groups = random_groups(2, num_groups=4, group_size=6, turns=2, words=2)
+    batches = pack(groups, normalization="sequence_mean", microbatch_tokens=10_000)
+    loss, gradient = gradients(model, batches)
+    expected_loss, expected = gradients(model, batches, is_merged=False)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert relative(gradient, expected) < 1e-5
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from posttrain.algorithms.reward_model_recipe import RewardModelRecipe, pair_of
 from posttrain.config import Config, ModelConfig, RunConfig, TaskConfig, TrainConfig, validate
 from posttrain.data.pairs import load_pairs
 from posttrain.errors import UserError
-from posttrain.model import AnswerScorer, check_freeze, load_reward_model, load_tokenizer, reward_padding, stream_tensors
+from posttrain.model import AnswerScorer, Reading, check_freeze, load_reward_model, load_tokenizer, reward_padding, stream_tensors
 from posttrain.packing import empty_batch, pack_pairs
 from posttrain.rewards.base import Abstain
 from posttrain.rewards.reward_model import RewardModel
@@ -57,7 +57,7 @@ def pairs():
 
 def scored(model, batch):
     """The numbers of a micro-batch as an objective sees them, and their weights."""
-    scores, entropies = AnswerScorer(model)(stream_tensors(batch, CPU, "blocks"), 1.0)
+    scores, entropies = AnswerScorer(model)(stream_tensors(batch, CPU, "blocks", reading=Reading(at_predictors=False)), 1.0)
     trained, zeros = batch.loss_weights != 0, torch.zeros_like(scores)
     assert scores.dtype == torch.float32 and not entropies.any()
     tokens = LossTokens(
