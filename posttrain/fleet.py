@@ -84,10 +84,11 @@ class Learners:
         shares = spread(batches, len(self.members) // self.num_sharing)
         return [(member, shares[index // self.num_sharing]) for index, member in enumerate(self.members)]
 
-    def begin_canary(self, canary: Canary) -> list[Call]:
-        """Lets every rank score it while engines load; the results: log-probabilities of its tokens but the first and its images'."""
+    def score_canary(self, canary: Canary) -> FloatArray:
+        """Log-probabilities of its tokens but the first and its images', (N,)."""
         batch = sequence_batch(canary.token_ids, canary.images, canary.geometry)
-        return [self.cluster.call(member, "score_canary", batch) for member in self.members]
+        scored: FloatArray = self.cluster.call_all(self.members, "score_canary", batch)[0]
+        return scored
 
     def take_busy_seconds(self) -> float:
         """Seconds of computation since the last time, of the rank that computed longest."""
@@ -165,9 +166,10 @@ class Engines:
         """Seconds spent in vLLM since the last time, of the engine that was busy longest."""
         return float(max(self.cluster.call_all(self.members, "take_busy_seconds")))
 
-    def begin_load(self, weights: Any, policy_version: int, canary: Canary) -> list[Call]:
-        """Gives every engine the weights, and the canary that it scores in each rollout with them; the results are fingerprints."""
-        return [self.cluster.call(member, "load", weights, policy_version, canary) for member in self.members]
+    def load(self, weights: Any, policy_version: int, canary: Canary) -> list[WeightsManifest]:
+        """Gives every engine the weights, and the canary that it scores in each rollout with them; returns what each received."""
+        received: list[WeightsManifest] = self.cluster.call_all(self.members, "load", weights, policy_version, canary)
+        return received
 
     def expect(self, canary_logprobs: FloatArray, tolerance: float) -> None:
         """What the learner says of the canary under the weights that engines sample from now on."""
@@ -233,8 +235,6 @@ def publish(learners: Learners, engines: Engines, *, policy_version: int, canary
         WeightSyncError: an engine did not get the learner's weights.
     """
     weights, manifest = learners.export()
-    loads, scores = engines.begin_load(weights, policy_version, canary), learners.begin_canary(canary)
-    results = learners.cluster.wait([*loads, *scores])
-    for member, received in zip(engines.members, results, strict=False):
+    for member, received in zip(engines.members, engines.load(weights, policy_version, canary), strict=True):
         verify_delivery(member.name, manifest, received)
-    engines.expect(results[len(loads)], tolerance)
+    engines.expect(learners.score_canary(canary), tolerance)

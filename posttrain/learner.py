@@ -197,11 +197,9 @@ class Learner(Worker):
         return scored
 
     def score_canary(self, batch: Batch) -> FloatArray:
-        """Log-probabilities of a batch's trained tokens at temperature 1, on one core: engines load at the same time."""
-        torch.set_num_threads(1)
+        """Log-probabilities of a batch's trained tokens at temperature 1; no computation that a step is for, and not counted as one."""
         with torch.no_grad():
             logprobs_N, _ = self._score(self.engine, batch, 1.0)
-        torch.set_num_threads(self.spec.threads)
         self.advance()
         scored: FloatArray = _as_numpy(logprobs_N)
         return scored

@@ -245,7 +245,8 @@ def stream_tensors(
 
 def _shown(batch: Batch, tree: PrefixTree, pixels: PixelReader, device: torch.device) -> ImageTensors:
     """The images that are shown in a tree, in its order."""
-    shown = sorted((node, image) for node, image in zip(tree.nodes_S[batch.image_runs[:, 0]], batch.image_runs[:, 1], strict=True) if node >= 0)
+    nodes_R, images_R = tree.nodes_S[batch.image_runs[:, 0]].tolist(), batch.image_runs[:, 1].tolist()
+    shown = sorted((node, image) for node, image in zip(nodes_R, images_R, strict=True) if node >= 0)
     used = sorted({image for _, image in shown})
     return pixels.tensors([batch.images[image] for image in used], [used.index(image) for _, image in shown], device)
 

@@ -84,4 +84,3 @@ class _Gathered(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (own,) = ctx.saved_tensors
         return gradients[0][own], None, None, None
-

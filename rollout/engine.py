@@ -20,11 +20,12 @@ import numpy as np
 from posttrain.config import RolloutConfig
 from posttrain.data.images import Decoder
 from posttrain.rollout.desk import Desk
+from posttrain.rollout.direct_load import Place, plan_direct_load
 from posttrain.rollout.loop import EpisodeJob, EpisodeLimits, EpisodeLoop, RequestRefused
 from posttrain.rollout.render import Renderer
 from posttrain.types import EncodedImage, Episode, FloatArray, IntArray, Turn
 from posttrain.vision import ImageGeometry
-from posttrain.weights import Canary, CanaryReceipt
+from posttrain.weights import NUM_CANARY_TOKENS, Canary, CanaryReceipt
 from posttrain.worker import Worker
 
 BLOCK_TOKENS = 32
@@ -145,18 +146,29 @@ class Engine(Worker):
         prints = fingerprints(sent)
         received: dict[str, str] = {}
 
-        def consumed() -> Iterator[tuple[str, Any]]:
-            for item in sent:
-                received[item.name] = prints[item.name]
-                yield item.name, item.tensor()
+        def take(item: Any) -> Any:
+            received[item.name] = prints[item.name]
+            return item.tensor()
 
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": consumed()})
+        places = self.direct_places(sent)
+        if places is None:
+            consumed = ((item.name, take(item)) for item in sent)
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": consumed})
+        else:
+            by_name = {item.name: item for item in sent}
+            for place in places:
+                place.fill([take(by_name[name]) for name in place.names])
         self.llm.reset_prefix_cache()
         if self.spec.geometry is not None:
             self.llm.llm_engine.reset_encoder_cache()  # images' features by the old vision tower
         self.policy_version, self.canary = policy_version, canary
         self.advance()
         return received
+
+    def direct_places(self, sent: Sequence[Any]) -> list[Place] | None:
+        """Where in vLLM's layers these tensors go, if it can be told; else its own loader takes them."""
+        (model,) = self.llm.apply_model(lambda model: model)
+        return plan_direct_load(model, {item.name: (item.dtype, item.shape) for item in sent}, self.spec.dtype)
 
     def request(self, token_ids: IntArray, images: Sequence[EncodedImage]) -> dict[str, Any]:
         """A prompt as vLLM takes it. Images go by their digest in its caches: of pixels, of features, of prefixes."""
@@ -179,15 +191,15 @@ class _VllmSampler:
     def begin_canary(self) -> bool:
         """Queues the canary; returns whether there is none to wait for.
 
-        Two requests: vLLM never reads the cache for one that wants its prompt's log-probabilities. The plain one is just long
-        enough to be found there. Both sample as all others do: a batch of one kind takes vLLM's shorter way.
+        Two requests: vLLM never reads the cache for one that wants its prompt's log-probabilities. The plain one, text over and over, is
+        just long enough to be found there. Both sample as all others do: a batch of one kind takes vLLM's shorter way.
         """
         canary = self.engine.canary
         if canary is None:
             return True
         temperature = self.engine.spec.rollout.temperature
         for name, token_ids, images, scored in (
-            (PLAIN_CANARY, canary.token_ids[: BLOCK_TOKENS + 1], (), None),
+            (PLAIN_CANARY, np.resize(canary.token_ids[: NUM_CANARY_TOKENS // 2], BLOCK_TOKENS + 1), (), None),
             (SCORED_CANARY, canary.token_ids, canary.images, 0),
         ):
             prompt: Any = self.engine.request(token_ids, images)

@@ -41,7 +41,7 @@ LAZY_AT_WILL = ("posttrain.run", "posttrain.algorithms")
 # These three meet in layer 4 and above only.
 APART = ("posttrain.rewards", "posttrain.rollout", "posttrain.algorithms")
 OWNERS = {
-    "vllm": {"posttrain.rollout.engine"},
+    "vllm": {"posttrain.rollout.engine", "posttrain.rollout.direct_load"},
     "deepspeed": {"posttrain.learner", "posttrain.sequence_parallel"},
     "ray": {"posttrain.cluster", "posttrain.worker", "posttrain.rollout.engine", "posttrain.learner"},
     "datasets": {"posttrain.data.hub"},

@@ -1,8 +1,11 @@
 """Every fault of a publish, planted between a real learner and a real engine, is caught and named."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import ray
+import torch
 
 from posttrain.algorithms.sapo import SapoConfig
 from posttrain.cluster import Cluster
@@ -16,7 +19,7 @@ from posttrain.rollout.engine import BLOCK_TOKENS, Engine, EngineSpec
 from posttrain.rollout.loop import EpisodeJob
 from posttrain.rollout.render import Renderer
 from posttrain.types import Prompt
-from posttrain.weights import SentTensor, fingerprint, make_canary, send, verify_delivery
+from posttrain.weights import SentTensor, fingerprint, fingerprints, make_canary, send, verify_delivery
 
 TOLERANCE = 1e-3
 
@@ -62,7 +65,7 @@ def train_one_step(learners, engines, tokenizer):
 def deliver(learners, engines, tokenizer, payload, manifest):
     """A publish of this payload and manifest, and a rollout after it."""
     canary = make_canary(tokenizer)
-    *received, scores = engines.cluster.wait([*engines.begin_load(ray.put(payload), 7, canary), *learners.begin_canary(canary)])
+    received, scores = engines.load(ray.put(payload), 7, canary), learners.score_canary(canary)
     for prints in received:
         verify_delivery("engine_0", manifest, prints)
     engines.expect(scores, TOLERANCE)
@@ -120,25 +123,65 @@ def test_a_corrupted_tensor_is_named(fleet, tokenizer):
     assert fingerprint(payload[at]) != manifest["model.norm.weight"]
 
 
-def test_a_prefix_cache_that_was_not_reset_is_caught(tiny_path, tokenizer, monkeypatch):
-    """An engine of this process that forgets to reset it finds the canary of the rollout before."""
+@pytest.fixture(scope="module")
+def engine(tiny_path):
+    """An engine of this process."""
     spec = EngineSpec(model_path=tiny_path, dtype="float32", context_tokens=512, rollout=RolloutConfig(max_completion_tokens=4), threads=1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    engine = Engine(spec)
-    engine.start()
-    weights = send(dict(load_model(tiny_path, "float32").state_dict()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        engine = Engine(spec)
+        engine.start()
+    return engine
+
+
+def weights_of(path, seed=None):
+    """What a learner sends; with a seed every tensor but the norms is another one."""
+    state = load_model(path, "float32").state_dict()
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+        for tensor in {tensor.data_ptr(): tensor for tensor in state.values()}.values():
+            tensor += 0.02 * torch.randn(tensor.shape, generator=generator)
+    return send(dict(state))
+
+
+def receipt_of(engine):
     prompt = Prompt(id="p", task="t", messages=[], reference="5")
+    receipt, _ = engine.rollout([EpisodeJob(key=(0, 0), prompt=prompt, prompt_token_ids=np.arange(5, 10))], 0)
+    return receipt
 
-    def cached_tokens() -> int:
-        job = EpisodeJob(key=(0, 0), prompt=prompt, prompt_token_ids=np.arange(5, 10))
-        receipt, _ = engine.rollout([job], 0)
-        return receipt.cached_tokens
 
-    engine.load(weights, 1, make_canary(tokenizer))
-    assert cached_tokens() == 0 and cached_tokens() == 0
+def test_a_prefix_cache_that_was_not_reset_is_caught(engine, tiny_path, tokenizer, monkeypatch):
+    """An engine that forgets to reset it finds the canary of the rollout before."""
+    engine.load(weights_of(tiny_path), 1, make_canary(tokenizer))
+    assert receipt_of(engine).cached_tokens == 0 and receipt_of(engine).cached_tokens == 0
     monkeypatch.setattr(engine.llm, "reset_prefix_cache", lambda: True)
-    engine.load(weights, 2, make_canary(tokenizer))
-    assert cached_tokens() == BLOCK_TOKENS
+    engine.load(weights_of(tiny_path), 2, make_canary(tokenizer))
+    assert receipt_of(engine).cached_tokens == BLOCK_TOKENS
+
+
+def test_weights_go_straight_into_layers_as_through_the_loader_of_vllm(engine, tiny_path, tokenizer, monkeypatch):
+    sent, canary = weights_of(tiny_path, seed=1), make_canary(tokenizer)
+    manifest = fingerprints(sent)
+    assert engine.direct_places(sent) is not None
+    assert engine.load(sent, 1, canary) == manifest
+    direct = receipt_of(engine).logprobs
+    assert engine.load(weights_of(tiny_path), 2, canary) != manifest
+    assert not np.array_equal(receipt_of(engine).logprobs, direct)
+    monkeypatch.setattr(engine, "direct_places", lambda sent: None)
+    assert engine.load(sent, 3, canary) == manifest
+    assert np.array_equal(receipt_of(engine).logprobs, direct)
+
+
+def test_weights_that_do_not_fit_are_left_to_the_loader_of_vllm(engine, tiny_path):
+    sent = weights_of(tiny_path)
+    name = "model.layers.0.self_attn.k_proj.weight"
+    at = next(i for i, item in enumerate(sent) if item.name == name)
+    wider, whole = SentTensor.of(name, torch.zeros(sent[at].shape[0] + 1, sent[at].shape[1])), sent[at]
+    for changed in (wider, SentTensor.of(name, whole.tensor().bfloat16()), replace(whole, name=name.replace("k_proj", "x_proj"))):
+        is_direct = engine.direct_places([*sent[:at], changed, *sent[at + 1 :]]) is not None
+        assert not is_direct
+    is_direct = [engine.direct_places(some) is not None for some in (sent, sent[1:], [*sent, replace(whole, name="extra")])]
+    assert is_direct == [True, False, False]
 
 
 def test_a_seed_repeats_the_rollout_bit_by_bit(fleet, tokenizer):

@@ -8,7 +8,17 @@ import torch
 
 from posttrain.errors import WeightSyncError
 from posttrain.model import load_tokenizer
-from posttrain.weights import CanaryReceipt, SentTensor, fingerprint, fingerprints, make_canary, send, verify_canary, verify_delivery
+from posttrain.weights import (
+    NUM_CANARY_TOKENS,
+    CanaryReceipt,
+    SentTensor,
+    fingerprint,
+    fingerprints,
+    make_canary,
+    send,
+    verify_canary,
+    verify_delivery,
+)
 
 LOGPROBS = np.array([-1.0, -2.0, -3.0], np.float32)
 MANIFEST = {"a.weight": "f00d", "b.weight": "beef"}
@@ -79,8 +89,6 @@ def test_a_fingerprint_sees_one_bit_the_shape_and_the_dtype():
     assert len({fingerprint(SentTensor.of("w", variant)) for variant in variants}) == 4
 
 
-def test_the_canary_is_longer_than_a_prefix_cache_block(tiny_path):
-    from posttrain.rollout.engine import BLOCK_TOKENS
-
+def test_the_canary_holds_many_tokens(tiny_path):
     ids = make_canary(load_tokenizer(tiny_path)).token_ids
-    assert len(ids) > BLOCK_TOKENS + 1 and len(set(ids.tolist())) > 20
+    assert len(ids) == NUM_CANARY_TOKENS and len(set(ids.tolist())) > NUM_CANARY_TOKENS // 2
