@@ -339,6 +339,7 @@ def deepspeed_config(train: TrainConfig, dtype: str) -> dict[str, Any]:
         "managed_gradient_accumulation": False,
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": train.zero_stage, "overlap_comm": False},
+        "communication_data_type": "fp32",  # by default gradients are rounded to bfloat16 on their way, on a single rank too
         "steps_per_print": None,
     }
     is_plain = train.zero_stage == 0 and dtype == "float32"

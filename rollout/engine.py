@@ -79,6 +79,9 @@ class Engine(Worker):
         )
         import torch
         from vllm import LLM
+        from vllm.platforms import current_platform
+
+        from posttrain.rollout.sampling import install
 
         torch.set_num_threads(self.spec.threads)
         self.advance()
@@ -99,6 +102,8 @@ class Engine(Worker):
             limit_mm_per_prompt=None if self.spec.geometry is None else {"image": max(1, self.spec.rollout.max_images), "video": 0},
             seed=0,
         )
+        if current_platform.is_cpu():
+            self.llm.collective_rpc(install)
         self.renderer = Renderer(self.llm.get_tokenizer())
         self.advance()
 
