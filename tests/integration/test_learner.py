@@ -1,5 +1,9 @@
 """The learner over ranks and ZeRO stages: the same step everywhere, and a checkpoint that continues it."""
 
+import pickle
+import subprocess
+import sys
+
 import pytest
 import ray
 
@@ -72,6 +76,36 @@ def test_bfloat16_with_gradient_checkpointing_stays_close(tiny_path, packed, one
     stats, weights = learn(tiny_path, tmp_path, packed, 1, 2, dtype="bfloat16", gradient_checkpointing=True)
     assert stats[0].grad_norm == pytest.approx(one_rank[0][0].grad_norm, rel=0.05)
     assert distance(weights, one_rank[1]) < 0.02
+
+
+GRADIENTS = """
+import pickle, sys
+from posttrain.algorithms.sapo import SapoConfig
+from posttrain.config import TrainConfig
+from posttrain.learner import Learner
+from posttrain.learner_spec import LearnerSpec
+
+path, batches = pickle.load(open(sys.argv[1], "rb"))
+learner = Learner(LearnerSpec(model_path=path, dtype="bfloat16", train=TrainConfig(), temperature=1.0, seed=0, threads=1))
+learner.start(0, 1, *learner.rendezvous())
+found = []
+inner = learner.engine.optimizer.optimizer
+inner.register_step_pre_hook(lambda *_: found.extend(p.grad for group in inner.param_groups for p in group["params"]))
+learner.step(batches, SapoConfig().objective())
+seen = found[0][found[0] != 0]
+print("rounded", (seen == seen.bfloat16()).float().mean().item())
+"""
+
+
+def test_gradients_of_several_micro_batches_reach_the_optimizer_in_float32(tiny_path, packed, tmp_path):
+    """A bfloat16 model on one rank: were their sum rounded on the way, every element would be a bfloat16 number."""
+    assert len(packed[0]) > 1
+    (tmp_path / "packed.pkl").write_bytes(pickle.dumps((tiny_path, packed[0])))
+    command = [sys.executable, "-c", GRADIENTS, str(tmp_path / "packed.pkl")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert result.returncode == 0, result.stderr[-3000:]
+    rounded = next(line for line in result.stdout.splitlines() if line.startswith("rounded"))
+    assert float(rounded.split()[1]) < 0.5
 
 
 def test_a_rank_without_images_keeps_in_step_with_one_that_has_them(tiny_vl_path, visual_groups, geometry, tmp_path):
