@@ -90,7 +90,7 @@ learner = Learner(LearnerSpec(model_path=path, dtype="bfloat16", train=TrainConf
 learner.start(0, 1, *learner.rendezvous())
 found = []
 inner = learner.engine.optimizer.optimizer
-inner.register_step_pre_hook(lambda *_: found.extend(p.grad for group in inner.param_groups for p in group["params"]))
+inner.register_step_pre_hook(lambda *_: found.extend(p.grad.clone() for group in inner.param_groups for p in group["params"]))
 learner.step(batches, SapoConfig().objective())
 seen = found[0][found[0] != 0]
 print("rounded", (seen == seen.bfloat16()).float().mean().item())
