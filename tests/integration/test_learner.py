@@ -86,7 +86,7 @@ from posttrain.learner import Learner
 from posttrain.learner_spec import LearnerSpec
 
 path, batches = pickle.load(open(sys.argv[1], "rb"))
-learner = Learner(LearnerSpec(model_path=path, dtype="bfloat16", train=TrainConfig(), temperature=1.0, seed=0, threads=1))
+learner = Learner(LearnerSpec(model_path=path, dtype="bfloat16", train=TrainConfig(max_grad_norm=1e9), temperature=1.0, seed=0, threads=1))
 learner.start(0, 1, *learner.rendezvous())
 found = []
 inner = learner.engine.optimizer.optimizer
