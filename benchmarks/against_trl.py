@@ -24,7 +24,7 @@ CASES = {
 }
 TRL_SETTINGS = {"trl": {"gradient_checkpointing": True}, "trl_without_checkpointing": {"gradient_checkpointing": False}}
 """As it comes, and with the one default turned off that costs time to save memory, of which there is plenty here."""
-OUR_SETTINGS = {"ours": [], "ours_compiled": ["train.compile=true"]}
+OUR_SETTINGS = {"ours": [], "ours_compiled": ["train.compile=true", "rollout.compile=true"]}
 MAX_COMPLETION_TOKENS = 48
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from posttrain.config import TrainConfig
 from posttrain.head import Head
 from posttrain.learner import Learner
 from posttrain.learner_spec import LearnerSpec
-from posttrain.model import TokenScorer, load_model, stream_tensors
+from posttrain.model import Reading, TokenScorer, load_model, stream_tensors
 from posttrain.packing import pack
 from posttrain.pixels import PixelReader
 from posttrain.teacher_head import FullTeaching, TeacherHead
@@ -61,8 +62,9 @@ def random_groups(num_groups: int, group_size: int, prompt_tokens: int, completi
     ]
 
 
-def seconds_of_a_step(learner: Learner, batches: list[Batch], repeats: int = 3) -> float:
-    """Median wall time of an optimizer step, after one to warm up."""
+def seconds_of_a_step(learner: Learner, batches: list[Batch], repeats: int = 3, shared_prefix: bool = True) -> float:
+    """Median wall time of an optimizer step, after one to warm up; as train.shared_prefix has it."""
+    learner.reading = replace(learner.reading, is_merged=shared_prefix)
     return statistics.median([step_seconds(learner, batches) for _ in range(repeats + 1)][1:])
 
 
@@ -88,7 +90,9 @@ def flops(compiled: bool = False) -> dict[str, object]:
     body = sum(p.numel() for name, p in learner.model.named_parameters() if "embed_tokens" not in name)
     head = learner.model.get_output_embeddings().weight.numel()
     batches = pack(random_groups(20, 8, 50, 43, 40000), normalization="sequence_mean", microbatch_tokens=2048)
-    num_tokens, num_trained = sum(b.num_tokens for b in batches), sum(int(np.count_nonzero(b.loss_weights)) for b in batches)
+    # What the model runs over: of each episode all but the last token, which predicts nothing.
+    num_tokens = sum(len(stream_tensors(b, torch.device("cpu"), "blocks").token_ids_T) for b in batches)
+    num_trained = sum(int(np.count_nonzero(b.loss_weights)) for b in batches)
     useful = 6 * (body * num_tokens + head * num_trained)
     learner.step(batches, SapoConfig().objective())
     matrix_rate()
@@ -189,8 +193,8 @@ def prefix() -> dict[str, object]:
     rows = {}
     for prompt_tokens, group_size in PREFIX_CASES:
         groups = random_groups(1, group_size, prompt_tokens, 48, 40000)
-        packed = [pack(groups, normalization="sequence_mean", microbatch_tokens=2048, shared_prefix=on) for on in (True, False)]
-        on_s, off_s = (seconds_of_a_step(learner, batches, repeats=1) for batches in packed)
+        packed = {on: pack(groups, normalization="sequence_mean", microbatch_tokens=2048, shared_prefix=on) for on in (True, False)}
+        on_s, off_s = (seconds_of_a_step(learner, batches, repeats=1, shared_prefix=on) for on, batches in packed.items())
         name = f"P={prompt_tokens} G={group_size}"
         rows[name] = {"on_s": on_s, "off_s": off_s, "speed_up": off_s / on_s, "gradient_difference": differences[name]}
     return rows
@@ -211,16 +215,18 @@ def gradient(model: PreTrainedModel, groups: list[Group], shared_prefix: bool) -
     """Of the advantage-weighted log-probabilities."""
     model.zero_grad()
     batches = pack(groups, normalization="sequence_mean", microbatch_tokens=1 << 20, shared_prefix=shared_prefix)
-    accumulate_gradient(model, batches, chunk_mb=100.0)
+    accumulate_gradient(model, batches, chunk_mb=100.0, reading=Reading(is_merged=shared_prefix))
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
-def accumulate_gradient(model: PreTrainedModel, batches: list[Batch], chunk_mb: float, pixels: PixelReader | None = None) -> None:
+def accumulate_gradient(
+    model: PreTrainedModel, batches: list[Batch], chunk_mb: float, pixels: PixelReader | None = None, reading: Reading | None = None
+) -> None:
     """Adds the gradient of the advantage-weighted log-probabilities. pixels: of a model that reads images."""
     scorer = TokenScorer(model, chunk_mb)
     for batch in batches:
         trained = np.flatnonzero(batch.loss_weights)
-        logprobs, _ = scorer(stream_tensors(batch, torch.device("cpu"), "blocks", pixels), 1.0)
+        logprobs, _ = scorer(stream_tensors(batch, torch.device("cpu"), "blocks", pixels, reading), 1.0)
         (torch.tensor(batch.loss_weights * batch.advantages)[trained] * logprobs).sum().backward()
 
 

@@ -13,7 +13,7 @@ from learner import accumulate_gradient, make_learner, random_groups, seconds_of
 from PIL import Image
 
 from posttrain.builtin_models import resolve
-from posttrain.model import load_model
+from posttrain.model import Reading, load_model
 from posttrain.packing import pack
 from posttrain.pixels import PixelReader, image_geometry
 from posttrain.types import Batch, EncodedImage, Group
@@ -26,9 +26,9 @@ def measure() -> dict[str, object]:
     path = resolve("builtin:tiny_vl")
     groups = visual_groups(path)
     on, off = (packed(groups, path, shared_prefix) for shared_prefix in (True, False))
-    first, second = (gradient(path, batches) for batches in (on, off))
+    first, second = (gradient(path, batches, shared_prefix) for batches, shared_prefix in ((on, True), (off, False)))
     learner = make_learner(path, dtype="float32")
-    on_s, off_s = (seconds_of_a_step(learner, batches, repeats=1) for batches in (on, off))
+    on_s, off_s = (seconds_of_a_step(learner, batches, 1, shared_prefix) for batches, shared_prefix in ((on, True), (off, False)))
     return {
         "tokens_on": sum(batch.num_tokens for batch in on),
         "tokens_off": sum(batch.num_tokens for batch in off),
@@ -61,10 +61,10 @@ def packed(groups: list[Group], path: str, shared_prefix: bool) -> list[Batch]:
     return pack(groups, **options, shared_prefix=shared_prefix, geometry=image_geometry(path))
 
 
-def gradient(path: str, batches: list[Batch]) -> torch.Tensor:
+def gradient(path: str, batches: list[Batch], shared_prefix: bool) -> torch.Tensor:
     """Of the advantage-weighted log-probabilities."""
     model = load_model(path, "float32")
-    accumulate_gradient(model, batches, chunk_mb=100.0, pixels=PixelReader(path))
+    accumulate_gradient(model, batches, chunk_mb=100.0, pixels=PixelReader(path), reading=Reading(is_merged=shared_prefix))
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 

@@ -219,22 +219,18 @@ def stream_tensors(
     reading = reading or Reading()
     trained_N = np.flatnonzero(batch.loss_weights)
     read_N = batch.predictor_ids[trained_N] if reading.at_predictors else trained_N
-    tree = prefix_tree(batch, read_N, is_merged=reading.is_merged)
-    padding = np.arange(-len(tree.places_T) % reading.multiple)  # a sequence that nobody reads
-    stops_T = np.append(tree.stops_T, np.full_like(padding, len(tree.stops_T) + len(padding)))
-    positions = batch.position_ids[..., tree.places_T]
-    padded_positions = np.concatenate([positions, np.broadcast_to(padding, (*positions.shape[:-1], len(padding)))], axis=-1)
-    token_ids_T, position_ids, own_stops_T, targets_N, nodes_N = (
+    tree = prefix_tree(batch, read_N, is_merged=reading.is_merged).padded(reading.multiple)
+    token_ids_T, position_ids, stops_T, targets_N, nodes_N = (
         torch.tensor(values, device=device)
         for values in (
-            *(np.append(batch.token_ids[tree.places_T], 0 * padding), padded_positions, stops_T),
+            *(batch.token_ids[tree.places_T], batch.position_ids[..., tree.places_T], tree.stops_T),
             *(batch.token_ids[trained_N], tree.nodes_S[read_N]),
         )
     )
     return Stream(
         token_ids_T=token_ids_T,
         position_ids=position_ids,
-        layout=attention.layout_of(own_stops_T, backend),
+        layout=attention.layout_of(stops_T, backend),
         targets_N=targets_N,
         read_N=nodes_N,
         at_predictors=reading.at_predictors,

@@ -28,6 +28,12 @@ class PrefixTree:
     stops_T: IntArray
     nodes_S: IntArray
 
+    def padded(self, multiple: int) -> "PrefixTree":
+        """As long as a multiple, by nodes below each other that stand for no token of their own and that nobody reads."""
+        missing = -len(self.places_T) % multiple
+        stops_T = np.append(self.stops_T, np.full(missing, len(self.stops_T) + missing))
+        return PrefixTree(np.append(self.places_T, np.zeros(missing, np.int64)), stops_T, self.nodes_S)
+
 
 def prefix_tree(batch: Batch, read_N: IntArray, *, is_merged: bool = True) -> PrefixTree:
     """The tree of all that these places of a stream see, themselves included; of the whole stream if there is no place.
