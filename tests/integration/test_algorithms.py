@@ -13,7 +13,7 @@ RUNS = {
             "algo=gspo",
             "train.minibatches=2",
             "algo.correction=icepop",
-            "algo.correction_range=[0.9999999,1.0000002]",
+            "algo.correction_range=[0.9999997,1.0000004]",
             "algo.opsm_delta=0.1",
         ],
         {"mismatch/left_out_fraction", "loss/log_ratio_0_0.01"},

@@ -116,6 +116,7 @@ def test_a_rank_without_images_keeps_in_step_with_one_that_has_them(tiny_vl_path
     stats, weights = learn(tiny_vl_path, tmp_path / "one", packed, 1, 1)
     others, spread_weights = learn(tiny_vl_path, tmp_path / "two", packed, 2, 3)
     assert [one.grad_norm for one in others] == pytest.approx([one.grad_norm for one in stats], rel=1e-4)
-    # A key's bias moves all scores of a row alike: its gradient is rounding alone, of which AdamW makes whole steps.
+    # A key's bias moves all scores of a row alike: its gradient is rounding alone, of which AdamW makes whole steps; so it does of
+    # single elements elsewhere. Where gradients are not exchanged, all elements are whole steps of 1e-3 away.
     compared = [name for name in weights if not name.endswith("qkv.bias")]
-    assert distance({name: spread_weights[name] for name in compared}, {name: weights[name] for name in compared}) < 1e-4
+    assert distance({name: spread_weights[name] for name in compared}, {name: weights[name] for name in compared}) < 1e-3

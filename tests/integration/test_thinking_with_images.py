@@ -46,4 +46,5 @@ def test_stage_1_in_small(launch, tmp_path):
     assert {(row["stage"], row["task"], row["calls"]) for row in measured} == {("forbidden", "find", "0"), ("forbidden", "compare", "0")}
     curves = list(csv.DictReader((example / "small_curves.csv").open()))
     assert [(row["step"], row["stage"]) for row in curves] == [("1", "improve")] * 2 + [("2", "improve")] * 2
-    assert all(0 < float(row["calls"]) < 3 for row in curves)
+    calls = [float(row["calls"]) for row in curves]  # means over eight episodes: a task may have none
+    assert max(calls) < 3 and sum(calls) > 1
