@@ -95,7 +95,7 @@ def trl_section(numbers: Any) -> str:
     head = ["", "TRL, s a step", "the same without checkpointing", "posttrain, s a step", "ratio", "without checkpointing", "steps each"]
     rows = []
     for case, row in numbers.items():
-        for ours, name in {"ours": case, "ours_compiled": f"{case}, `train.compile=true`"}.items():
+        for ours, name in {"ours": case, "ours_compiled": f"{case}, compiled"}.items():
             seconds = [shown(row["medians"].get(side)) for side in ("trl", "trl_without_checkpointing", ours)]
             ratios = [shown(row["ratios"][ours].get(side)) for side in ("trl", "trl_without_checkpointing")]
             rows.append([name, *seconds, *ratios, str(len(row["seconds"][ours]))])
@@ -216,15 +216,17 @@ TRL = """\
 
 GRPOTrainer with `loss_type="sapo"` and posttrain: the same SmolLM2 weights in bf16, 64 completions of up to 48 tokens, on the CPU. TRL's
 settings: `use_cpu`, `bf16`, `beta=0`, as many completions in a micro-batch as a group has, its own defaults otherwise, gradient
-checkpointing among them; and the same without that. Ours: the defaults, and with `train.compile=true`. TRL samples with transformers,
+checkpointing among them; and the same without that. Ours: the defaults, and with `train.compile=true rollout.compile=true` (on 2026-11-30
+with 400-token prompts the former alone), which start a minute and a half later. TRL samples with transformers,
 because its vLLM modes want a GPU. Both start in a plain environment; ours gives its actors glibc settings that keep freed memory
 (`cluster.KEEP_MEMORY`), with which TRL, given them by hand, took 41.9 s instead of 47.5 (means of two steps, 2026-11-24). Seeds 0 and up,
 one a turn; the first step of a process is left out.
 
-What there is to gain with 64 completions: about 2,700 packed tokens to learn from and 2,500 to sample are 2.9 TFLOP (6 and 2 x 134.5
-million parameters a token): 3.2 s at a matrix product's 900 GFLOP/s, half of a step. The other half is attention, norms, the head's
-softmax, vLLM's sampler and Python, and the ratio depends on the machine as much as on the two programmes: on 2026-11-24, when a matrix
-product ran at 390 GFLOP/s here, TRL took 47.6 s a step and posttrain 13.8, 3.5 times. A long shared prompt is where packing pays.
+What there is to gain with 64 completions: about 2,400 tokens to learn from, once shared beginnings are one, and 2,500 to sample are 2.6
+TFLOP (6 and 2 x 134.5 million parameters a token): 6.7 s at the 390 GFLOP/s that a matrix product has on the machine of these figures,
+more than half of a step. The rest is attention, norms, the head's softmax and Python. The machine under the same name is not always the
+same: earlier on 2026-11-30 a matrix product ran at 830 to 950 GFLOP/s here, and the version before took 6.9 s a step where TRL took
+28.3, 4.1 times; on 2026-11-24, at 390 GFLOP/s, it was 13.8 and 47.6, 3.5 times. A long shared prompt is where packing pays.
 """
 SFT = """\
 ## SFT against TRL 1.16.0
@@ -286,8 +288,8 @@ OVERHEAD = """\
 
 What is neither vLLM, rewards nor the learner's steps, from the third step on; and the same without publishing. Two runs of SmolLM2: the
 one that is measured against TRL, and the default run, whose answers are about half as long. A publish takes as long in both: the object
-store takes 270 MB, vLLM's loader packs every matrix for oneDNN again, and the learner scores the canary beside it; the engine scores its
-canary among the first prompts of the next rollout.
+store takes 270 MB, oneDNN packs every matrix of the engine again, and then the learner scores the canary; the engine scores it among the
+first prompts of the next rollout.
 """
 DEFAULT_RUN = """\
 ## The default run
