@@ -119,7 +119,7 @@ class RolloutConfig:
     tool_rate_floor: float = 0.0  # a smaller share of episodes that call tools is warned of: tool use dies unnoticed
     temperature: float = 1.0  # of sampling in training; 1 samples from the policy itself
     max_num_seqs: int = 128  # sequences an engine runs at a time
-    compile: bool = False  # vLLM's compilation and CUDA graphs; on two cores 15 % faster after a start that takes a minute longer
+    compile: bool = False  # vLLM's compilation and CUDA graphs; on two cores 15 % faster, a minute later
     kv_cache_gb: float = 1.0  # CPU engines: memory for the key-value cache
     gpu_memory_utilization: float = 0.85  # CUDA engines: share of the device's memory
 
