@@ -40,8 +40,7 @@ def prefix_tree(batch: Batch, read_N: IntArray, *, is_merged: bool = True) -> Pr
 
     is_merged: whether equal beginnings become one. Images never do, nor what follows them.
     """
-    names_S = batch.token_ids if is_merged else -1 - np.arange(batch.num_tokens)
-    names_S = names_S.copy()
+    names_S = batch.token_ids.copy() if is_merged else -1 - np.arange(batch.num_tokens)
     names_S[batch.image_runs[:, 0]] = -1 - batch.image_runs[:, 0]
     above, first, made_S = _merge(names_S, _parents(batch))
     # The entry after the last is that of the root, which stands above the first tokens of prompts: `above` calls it -1.

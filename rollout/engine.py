@@ -1,7 +1,8 @@
 """vLLM in an actor's own process: token ids in, token ids with their log-probabilities out.
 
-What lives here: everything that touches vLLM. What does not: conversations (`loop.py`), rendering (`render.py`), Ray (the
-actor is made in `posttrain.cluster`), the verdict on a publish (`posttrain.weights`).
+What lives here: everything that touches vLLM, but for where new weights go (`direct_load.py`) and how a token is drawn on the CPU
+(`sampling.py`). What does not: conversations (`loop.py`), rendering (`render.py`), Ray (the actor is made in `posttrain.cluster`), the
+verdict on a publish (`posttrain.weights`).
 
 vLLM runs without a process of its own behind it, which makes weight updates simple and leaves nothing behind. Its
 sampler uses torch's global generator, so seeding that before a batch of requests in a fixed order, after the prefix cache
