@@ -34,7 +34,7 @@ class ModelConfig:
     """The model to train."""
 
     path: str = MISSING  # Hugging Face folder or hub name, or builtin:smollm2, builtin:tiny
-    dtype: str = "bfloat16"  # bfloat16 (with float32 master weights) or float32, for learner and engine
+    dtype: str = "auto"  # bfloat16 (float32 master weights) or float32; auto: bfloat16 where instructions for it are
     attention: str = "auto"  # the learner's: blocks (any device), flex (CUDA), or auto: flex where there is CUDA
     context_tokens: int = 1024  # longest prompt plus completion that the engine takes
     freeze: list[str] = field(default_factory=list)  # patterns of parameter names that are not trained, such as *embed_tokens*
@@ -211,7 +211,7 @@ _NOT_NEGATIVE = (
     *("checks.every",),
 )
 _CHOICES: dict[str, tuple[str | int, ...]] = {
-    "model.dtype": ("bfloat16", "float32"),
+    "model.dtype": ("auto", "bfloat16", "float32"),
     "model.attention": ("auto", "blocks", "flex"),
     "train.lr_schedule": ("constant", "linear", "cosine"),
     "train.zero_stage": (0, 1, 2, 3),

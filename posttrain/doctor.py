@@ -23,6 +23,7 @@ from typing import Literal
 
 from posttrain.builtin_models import cache_folder
 from posttrain.errors import UserError
+from posttrain.processor import fast_dtype
 from posttrain.sandbox import runner as sandbox
 
 CLONE = Path(__file__).resolve().parent.parent
@@ -105,11 +106,12 @@ def check_python() -> Check:
 
 
 def check_cores() -> Check:
-    """Cores this process may use."""
+    """Cores this process may use, and what models are computed in on them."""
     cores = len(os.sched_getaffinity(0))
+    found = f"{cores}, fast in {fast_dtype(has_gpu=False)}"
     if cores < 2:
-        return Check(name="cores", status="warn", found=f"{cores}", mend="give the machine 2 or more: engine and learner take turns on one")
-    return Check(name="cores", status="ok", found=f"{cores}")
+        return Check(name="cores", status="warn", found=found, mend="give the machine 2 or more: engine and learner take turns on one")
+    return Check(name="cores", status="ok", found=found)
 
 
 def check_memory() -> Check:

@@ -19,8 +19,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import torch
+
 from posttrain.builtin_models import resolve
 from posttrain.errors import RunError
+from posttrain.processor import fast_dtype
 
 NAME = "judge"
 SETTINGS = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
@@ -66,6 +69,7 @@ class JudgeService:
             *(sys.executable, "-c", STARTER, "--model", self.model_path, "--served-model-name", NAME),
             *("--host", "127.0.0.1", "--port", str(self.port), "--enforce-eager"),
             *("--structured-outputs-config", NO_WHITESPACE),
+            *("--dtype", "auto" if fast_dtype(has_gpu=torch.cuda.is_available()) == "bfloat16" else "float32"),
         ]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(

@@ -29,6 +29,7 @@ from posttrain.config import AlgoConfig, Config, validate
 from posttrain.errors import RunError, UserError, tell
 from posttrain.help import help_text
 from posttrain.mistakes import explain
+from posttrain.processor import fast_dtype
 
 ALGORITHMS = "posttrain.algorithms"
 
@@ -60,7 +61,7 @@ def known_algorithms() -> dict[str, type[AlgoConfig]]:
 
 
 def to_config(composed: DictConfig, algorithms: dict[str, type[AlgoConfig]]) -> Config:
-    """The dataclasses behind a composed configuration, checked.
+    """The dataclasses behind a composed configuration, checked, with the dtype that `auto` is here.
 
     Merged into the schema once more because Hydra lets `+key=value` and a user's own YAML add keys that no dataclass has.
 
@@ -75,6 +76,8 @@ def to_config(composed: DictConfig, algorithms: dict[str, type[AlgoConfig]]) -> 
         raise UserError(explain(error, algorithms, overrides=())) from error
     assert isinstance(config, Config)
     validate(config)
+    if config.model.dtype == "auto":
+        config.model.dtype = fast_dtype(has_gpu=bool(config.cluster.engine_gpus or config.cluster.learner_gpus))
     return config
 
 

@@ -87,7 +87,7 @@ ONE_LINE = {
     "algo=sapo train.steps=0": "train.steps=0: expected a number above 0",
     "algo=sapo train.lr=nan": "train.lr=nan: expected a number above 0",
     "algo=sapo train.zero_stage=4": "train.zero_stage=4: expected one of 0, 1, 2, 3",
-    "algo=sapo model.dtype=float16": "model.dtype=float16: expected one of bfloat16, float32",
+    "algo=sapo model.dtype=float16": "model.dtype=float16: expected one of auto, bfloat16, float32",
     "algo=sapo train.betas=[0.9]": "train.betas=[0.9]: expected two numbers",
     "algo=sapo task.heldout_fraction=1": "task.heldout_fraction=1.0: expected a number between 0 and 1",
     "algo=sapo ~task.rewards.numeric": "task.rewards={}: expected at least one",

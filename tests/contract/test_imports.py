@@ -19,6 +19,7 @@ LAYERS: dict[str, int] = {
     **dict.fromkeys(("posttrain.files", "posttrain.frames", "posttrain.sandbox", "posttrain.strict_json"), 2),
     **dict.fromkeys(("posttrain.lanes", "posttrain.lane_process", "posttrain.tool_calls"), 2),
     **dict.fromkeys(("posttrain.packing", "posttrain.stats", "posttrain.episodes", "posttrain.rundir", "posttrain.builtin_models"), 2),
+    "posttrain.processor": 2,
     # What engine, learner and driver say to each other: these know none of the three.
     **dict.fromkeys(("posttrain.weights", "posttrain.worker", "posttrain.learner_spec", "posttrain.torchvision_cpu"), 2),
     **dict.fromkeys(("posttrain.rewards", "posttrain.rollout", "posttrain.algorithms.losses", "posttrain.algorithms.advantages"), 3),
