@@ -1,8 +1,8 @@
 """TRL and posttrain in alternation: `python benchmarks/against_trl.py [--rounds 2] [--only 64]` prints seconds a step as JSON.
 
-The same SmolLM2 weights in bf16, prompts, number of completions, token limit and optimizer steps, each in a process of its
-own, one after the other in turns. A step is the wall time from one optimizer step's end to the next: sampling, scoring,
-learning, and whatever else the programme does. The first step of each process warms it up and is left out.
+The same SmolLM2 weights in the dtype that the processor is fast in, prompts, number of completions, token limit and optimizer
+steps, each in a process of its own, one after the other in turns. A step is the wall time from one optimizer step's end to the
+next: sampling, scoring, learning, and whatever else the programme does. The first step of each process warms it up and is left out.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from posttrain.builtin_models import resolve
 from posttrain.metrics import read_rows
+from posttrain.processor import fast_dtype
 
 FILLER = "Read this note about numbers before you answer. " * 36
 CASES = {
@@ -69,7 +70,8 @@ def trl_steps(prompts: Path, settings: dict) -> list[float]:
     rows, described = prompts.with_name("prompts.json"), prompts.with_name("settings.json")
     rows.write_text(json.dumps([json.loads(line) for line in prompts.read_text().splitlines()]))
     model = resolve("builtin:smollm2")
-    described.write_text(json.dumps({**settings, "model": model, "max_completion_tokens": MAX_COMPLETION_TOKENS}))
+    ours = {"model": model, "max_completion_tokens": MAX_COMPLETION_TOKENS, "dtype": fast_dtype(has_gpu=False)}
+    described.write_text(json.dumps({**settings, **ours}))
     command = [sys.executable, str(Path(__file__).with_name("trl_steps.py")), str(rows), str(described)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:

@@ -27,17 +27,19 @@ from posttrain.config import TrainConfig
 from posttrain.head import Head
 from posttrain.learner import Learner
 from posttrain.learner_spec import LearnerSpec
-from posttrain.model import Reading, TokenScorer, load_model, stream_tensors
+from posttrain.model import DTYPES, Reading, TokenScorer, load_model, stream_tensors
 from posttrain.packing import pack
 from posttrain.pixels import PixelReader
+from posttrain.processor import fast_dtype
 from posttrain.teacher_head import FullTeaching, TeacherHead
 from posttrain.types import Batch, Episode, Group, Prompt, Turn
 
 THREADS = os.cpu_count() or 1
 PORT = 29650
+DTYPE = fast_dtype(has_gpu=False)
 
 
-def make_learner(model_path: str, dtype: str = "bfloat16", **train: object) -> Learner:
+def make_learner(model_path: str, dtype: str = DTYPE, **train: object) -> Learner:
     """A single rank, started."""
     spec = LearnerSpec(model_path=model_path, dtype=dtype, train=TrainConfig(**train), temperature=1.0, seed=0, threads=THREADS)
     learner = Learner(spec)
@@ -76,8 +78,8 @@ def step_seconds(learner: Learner, batches: list[Batch]) -> float:
 
 
 def matrix_rate() -> float:
-    """bf16 FLOP/s of a 2048 x 2048 x 2048 product."""
-    a, b = (torch.randn(2048, 2048).bfloat16() for _ in range(2))
+    """FLOP/s of a 2048 x 2048 x 2048 product in the learner's dtype."""
+    a, b = (torch.randn(2048, 2048, dtype=DTYPES[DTYPE]) for _ in range(2))
     started, repeats = time.monotonic(), 30
     for _ in range(repeats):
         a @ b
@@ -110,7 +112,7 @@ def flops_compiled() -> dict[str, object]:
 
 
 def length() -> dict[str, object]:
-    """Seconds a token of one sequence as it grows, SmolLM2 bf16."""
+    """Seconds a token of one sequence as it grows, SmolLM2."""
     learner = make_learner(resolve("builtin:smollm2"))
     rows = {}
     for tokens in (256, 512, 1024, 2048, 4096, 8192):
@@ -135,8 +137,8 @@ def vocabulary() -> dict[str, object]:
             max_position_embeddings=8192, tie_word_embeddings=True,
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
-            LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-            model = load_model(folder, "bfloat16")
+            LlamaForCausalLM(config).to(DTYPES[DTYPE]).save_pretrained(folder)
+            model = load_model(folder, DTYPE)
         few, many = (peak_mb(model, random_groups(1, 1, 16, tokens - 16, size)) for tokens in (2048, 4096))
         rows[size] = {"few_mb": few, "many_mb": many, "mb_per_1k_tokens": (many - few) / 2.048}
     return rows
@@ -146,8 +148,8 @@ def distillation() -> dict[str, object]:
     """The exact divergence from a teacher's hidden states, forward and backward through both heads, by vocabulary: as `vocabulary`."""
     rows = {}
     for size in (8_000, 32_000, 64_000, 152_000):
-        layer = torch.nn.Linear(256, size, bias=False, dtype=torch.bfloat16)
-        teacher = TeacherHead(torch.randn(size, 512, dtype=torch.bfloat16))
+        layer = torch.nn.Linear(256, size, bias=False, dtype=DTYPES[DTYPE])
+        teacher = TeacherHead(torch.randn(size, 512, dtype=DTYPES[DTYPE]))
         few, many = (peak_of(divergence(layer, teacher, tokens)) for tokens in (512, 1024))
         rows[size] = {"few_mb": few, "many_mb": many, "mb_per_1k_tokens": (many - few) / 0.512}
     return rows
@@ -155,7 +157,7 @@ def distillation() -> dict[str, object]:
 
 def divergence(layer: torch.nn.Linear, teacher: TeacherHead, tokens: int) -> Callable[[], None]:
     """A forward and backward pass of JSD, the kind that needs most, from the student's hidden states on."""
-    hidden, theirs = (torch.randn(tokens, width, dtype=torch.bfloat16) for width in (layer.in_features, teacher.weight_VH.shape[1]))
+    hidden, theirs = (torch.randn(tokens, width, dtype=DTYPES[DTYPE]) for width in (layer.in_features, teacher.weight_VH.shape[1]))
     targets = torch.zeros(tokens, dtype=torch.int64)
     teaching = FullTeaching(Divergence("jsd"), theirs, teacher)
 
@@ -187,7 +189,7 @@ PREFIX_CASES = [(prompt_tokens, group_size) for prompt_tokens in (50, 400, 1600)
 
 
 def prefix() -> dict[str, object]:
-    """Shared prefix against one row an episode: speed-up in bf16, and the largest gradient difference in float32."""
+    """Shared prefix against one row an episode: speed-up, and the largest gradient difference in float32."""
     differences = measure_apart("gradients")
     learner = make_learner(resolve("builtin:smollm2"))
     rows = {}

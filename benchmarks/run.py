@@ -1,8 +1,11 @@
 """All benchmarks: `make bench`, or `python benchmarks/run.py [NAME ...]` for some. Writes benchmarks/RESULTS.md.
 
+A name may bring options for its part, which the results tell: `python benchmarks/run.py "trl --rounds 1"`.
+
 Every part runs in processes of its own, one after the other. A learner in the benchmark's own process has the settings under
 which the toolkit starts its actors; whole runs, ours and TRL's, start in a plain environment.
-A part that was not asked for keeps the numbers it had in benchmarks/results.json.
+A part that was not asked for keeps the numbers it had in benchmarks/results.json, where processors that are fast in bfloat16 and
+those that are not have their own.
 """
 
 import datetime
@@ -10,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.cluster import KEEP_MEMORY
+from posttrain.processor import fast_dtype
 
 FOLDER = Path(__file__).parent
 COMMANDS = {
@@ -42,9 +47,11 @@ def main(names: list[str]) -> None:
     """Runs the named parts, or all."""
     store = FOLDER / "results.json"
     results: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
-    for name in names or COMMANDS:
+    for name, *options in map(shlex.split, names or COMMANDS):
         print(f"benchmark: {name}", flush=True)
-        results[name] = {"made": made(), "numbers": measure(COMMANDS[name], {} if name in WHOLE_RUNS else KEEP_MEMORY)}
+        numbers = measure([*COMMANDS[name], *options], {} if name in WHOLE_RUNS else KEEP_MEMORY)
+        made_with = {**made(), **({"options": shlex.join(options)} if options else {})}
+        results.setdefault(name, {})[made_with["dtype"]] = {"made": made_with, "numbers": numbers}
         store.write_text(json.dumps(results, indent=1) + "\n")
         (FOLDER / "RESULTS.md").write_text(report(results))
 
@@ -64,6 +71,7 @@ def made() -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": models[0],
+        "dtype": fast_dtype(has_gpu=False),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **versions,
@@ -84,9 +92,11 @@ def report(results: dict[str, Any]) -> str:
     parts = [INTRODUCTION]
     for name, (text, section) in SECTIONS.items():
         if name in results:
-            made_with = ", ".join(f"{key} {value}" for key, value in results[name]["made"].items())
-            body = section(results[name]["numbers"])
-            parts.append(f"{text}\n{body}\n`python benchmarks/{' '.join(COMMANDS[name])}`; {made_with}\n")
+            parts.append(text)
+        for dtype in ("bfloat16", "float32"):
+            if result := results.get(name, {}).get(dtype):
+                made_with = ", ".join(f"{key} {value}" for key, value in result["made"].items())
+                parts.append(f"{section(result['numbers'])}\n`python benchmarks/{' '.join(COMMANDS[name])}`; {made_with}\n")
     return "\n".join(parts)
 
 
@@ -210,17 +220,18 @@ INTRODUCTION = """\
 # Results
 
 Made by `make bench`; one section is made anew with `python benchmarks/run.py NAME`. Ratios are taken in one process or in alternation.
+Each processor computes in the dtype that it is fast in (`model.dtype=auto`): bfloat16, or float32 where there are no instructions for it.
 """
 TRL = """\
 ## A step against TRL 1.16.0
 
-GRPOTrainer with `loss_type="sapo"` and posttrain: the same SmolLM2 weights in bf16, 64 completions of up to 48 tokens, on the CPU. TRL's
-settings: `use_cpu`, `bf16`, `beta=0`, as many completions in a micro-batch as a group has, its own defaults otherwise, gradient
-checkpointing among them; and the same without that. Ours: the defaults, and with `train.compile=true rollout.compile=true` (on 2026-11-30
-with 400-token prompts the former alone), which start a minute and a half later. TRL samples with transformers,
-because its vLLM modes want a GPU. Both start in a plain environment; ours gives its actors glibc settings that keep freed memory
-(`cluster.KEEP_MEMORY`), with which TRL, given them by hand, took 41.9 s instead of 47.5 (means of two steps, 2026-11-24). Seeds 0 and up,
-one a turn; the first step of a process is left out.
+GRPOTrainer with `loss_type="sapo"` and posttrain: the same SmolLM2 weights, 64 completions of up to 48 tokens, on the CPU. TRL's
+settings: `use_cpu`, `bf16` where the processor has it, `beta=0`, as many completions in a micro-batch as a group has, its own defaults
+otherwise, gradient checkpointing among them; and the same without that. Ours: the defaults, and with `train.compile=true
+rollout.compile=true` (in bfloat16 with 400-token prompts the former alone), which start a minute and a half later. TRL samples with
+transformers, because its vLLM modes want a GPU. Both start in a plain environment; ours gives its actors glibc settings that keep freed
+memory (`cluster.KEEP_MEMORY`), with which TRL, given them by hand, took 41.9 s instead of 47.5 (means of two steps, 2026-11-24). Seeds 0
+and up, one a turn; the first step of a process is left out.
 
 What there is to gain with 64 completions: about 2,400 tokens to learn from, once shared beginnings are one, and 2,500 to sample are 2.6
 TFLOP (6 and 2 x 134.5 million parameters a token): 6.7 s at the 390 GFLOP/s that a matrix product has on the machine of these figures,
@@ -231,16 +242,16 @@ same: earlier on 2026-11-30 a matrix product ran at 830 to 950 GFLOP/s here, and
 SFT = """\
 ## SFT against TRL 1.16.0
 
-SFTTrainer and posttrain's algo=sft: the same SmolLM2 weights in bf16, the same 2,000 rows of random words (a question and an answer, 20 to
-1,000 tokens), 16 rows a step, loss on the answers, on the CPU. TRL's settings: `use_cpu`, `bf16`, its own defaults otherwise, gradient
-checkpointing and 8 padded rows a micro-batch among them (its packing wants FlashAttention); and the same without checkpointing. Tokens are
-those of the rows, without padding; the first step of a process is left out.
+SFTTrainer and posttrain's algo=sft: the same SmolLM2 weights, the same 2,000 rows of random words (a question and an answer, 20 to
+1,000 tokens), 16 rows a step, loss on the answers, on the CPU. TRL's settings: `use_cpu`, `bf16` where the processor has
+it, its own defaults otherwise, gradient checkpointing and 8 padded rows a micro-batch among them (its packing wants FlashAttention); and
+the same without checkpointing. Tokens are those of the rows, without padding; the first step of a process is left out.
 """
 FLOPS = """\
 ## The learner against the machine
 
-Useful FLOP/s (6 x parameters x unique tokens, the head where it runs) of an optimizer step on four micro-batches of 2k tokens, SmolLM2
-bf16, over those of a 2048-cubed bf16 matrix product measured just before.
+Useful FLOP/s (6 x parameters x unique tokens, the head where it runs) of an optimizer step on four micro-batches of 2k tokens, SmolLM2,
+over those of a 2048-cubed matrix product in the same dtype measured just before.
 """
 FLOPS_COMPILED = """\
 ## The same with `train.compile=true`
@@ -250,18 +261,18 @@ Which is not the default, because a run starts half a minute later.
 LENGTH = """\
 ## Growth with length
 
-One sequence, half prompt and half completion, SmolLM2 bf16.
+One sequence, half prompt and half completion, SmolLM2.
 """
 MEMORY = """\
 ## Memory and length
 
-One SFT step on one document, half of it trained, SmolLM2 in bf16 with float32 master weights and AdamW: peak resident memory of the
+One SFT step on one document, half of it trained, SmolLM2 (bf16 with float32 master weights) and AdamW: peak resident memory of the
 learner's process. Lengths double up to the 8,192 positions that the model was made for, or until the next one would not fit.
 """
 VOCABULARY = """\
 ## Memory and vocabulary
 
-Peak of live tensors in a forward and backward pass of a bf16 model of 8 layers and width 256, beyond weights and gradients, with
+Peak of live tensors in a forward and backward pass of a model of 8 layers and width 256, beyond weights and gradients, with
 `train.head_chunk_mb=50`. A chunk of logits and the sum of the head's gradient are the same for any number of tokens; the difference
 between 4096 and 2048 of them is what tokens cost.
 """
@@ -274,7 +285,7 @@ JSD from a teacher of twice the width over the whole vocabulary, forward and bac
 PREFIX = """\
 ## Shared prefix
 
-A group's prompt once against once an episode, 48-token completions, SmolLM2 bf16. The gradient difference is the largest over the largest
+A group's prompt once against once an episode, 48-token completions, SmolLM2. The gradient difference is the largest over the largest
 gradient, tiny model, float32.
 """
 SHARED_IMAGE = """\

@@ -1,8 +1,8 @@
 """SFT by TRL and posttrain in alternation: `python benchmarks/sft_against_trl.py [--rounds 2] [--rows 2000]` prints JSON.
 
-The same SmolLM2 weights in bf16, rows, rows a step, learning rate and trained tokens (the answers), each in a process of its
-own, one after the other in turns. Tokens a second are the rows' own tokens, without padding, over the wall time from one
-optimizer step's end to the next. The first step of each process warms it up and is left out.
+The same SmolLM2 weights in the dtype that the processor is fast in, rows, rows a step, learning rate and trained tokens (the
+answers), each in a process of its own, one after the other in turns. Tokens a second are the rows' own tokens, without padding,
+over the wall time from one optimizer step's end to the next. The first step of each process warms it up and is left out.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from posttrain.builtin_models import resolve
 from posttrain.metrics import read_rows
+from posttrain.processor import fast_dtype
 
 ROWS_PER_STEP = 16
 MAX_TOKENS = 1024
@@ -44,7 +45,7 @@ def one_turn(num_rows: int, steps: int, seed: int) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         rows = write_rows(Path(folder), num_rows, seed)
         settings = {"folder": folder, "steps": steps, "seed": seed, "threads": os.cpu_count(), "rows_per_step": ROWS_PER_STEP}
-        settings |= {"model": resolve("builtin:smollm2"), "max_tokens": MAX_TOKENS}
+        settings |= {"model": resolve("builtin:smollm2"), "max_tokens": MAX_TOKENS, "dtype": fast_dtype(has_gpu=False)}
         theirs = {side: trl_speeds(rows, {**settings, **chosen}) for side, chosen in TRL_SETTINGS.items()}
         return {**theirs, "ours": our_speeds(rows, settings)}
 

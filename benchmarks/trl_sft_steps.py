@@ -1,7 +1,8 @@
 """TRL's side of the SFT comparison: `python benchmarks/trl_sft_steps.py ROWS.jsonl SETTINGS.json` prints one JSON line a step.
 
-SFTTrainer on the CPU as its documentation sets it up for prompts and completions: loss on the completions, bf16, its own
-defaults otherwise, eight rows a device's batch among them. Its packing wants FlashAttention, so rows are padded.
+SFTTrainer on the CPU as its documentation sets it up for prompts and completions: loss on the completions, bf16 where
+the processor has it, its own defaults otherwise, eight rows a device's batch among them. Its packing wants FlashAttention, so
+rows are padded.
 """
 
 import json
@@ -49,7 +50,7 @@ def main(rows: Path, settings: dict) -> None:
     config = SFTConfig(
         output_dir=settings["folder"],
         use_cpu=True,
-        bf16=True,
+        bf16=settings["dtype"] == "bfloat16",
         learning_rate=2e-5,
         per_device_train_batch_size=ROWS_PER_DEVICE,
         gradient_accumulation_steps=settings["rows_per_step"] // ROWS_PER_DEVICE,
@@ -64,7 +65,7 @@ def main(rows: Path, settings: dict) -> None:
     )
     times = StepTimes()
     times.trainer = CountingTrainer(
-        model=AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.bfloat16),
+        model=AutoModelForCausalLM.from_pretrained(settings["model"], dtype=settings["dtype"]),
         args=config,
         train_dataset=Dataset.from_list([{"prompt": row[:-1], "completion": row[-1:]} for row in messages]),
         processing_class=AutoTokenizer.from_pretrained(settings["model"]),

@@ -1,7 +1,7 @@
 """TRL's side of the comparison: `python benchmarks/trl_steps.py PROMPTS.json SETTINGS.json` prints one JSON line a step.
 
-GRPOTrainer with loss_type="sapo" on the CPU, as its documentation sets it up: bf16, no KL penalty, its own defaults
-otherwise. It samples with transformers' generate, because its vLLM modes want a GPU.
+GRPOTrainer with loss_type="sapo" on the CPU, as its documentation sets it up: bf16 where the processor has it, no KL
+penalty, its own defaults otherwise. It samples with transformers' generate, because its vLLM modes want a GPU.
 """
 
 import json
@@ -43,7 +43,7 @@ def main(prompts: list[dict], settings: dict) -> None:
         output_dir=settings["folder"],
         loss_type="sapo",
         use_cpu=True,
-        bf16=True,
+        bf16=settings["dtype"] == "bfloat16",
         beta=0.0,
         learning_rate=2e-5,
         num_generations=settings["group_size"],
@@ -59,7 +59,7 @@ def main(prompts: list[dict], settings: dict) -> None:
         gradient_checkpointing=settings["gradient_checkpointing"],
         disable_tqdm=True,
     )
-    model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=settings["dtype"])
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=right,
