@@ -34,7 +34,7 @@ class ModelConfig:
     """The model to train."""
 
     path: str = MISSING  # Hugging Face folder or hub name, or builtin:smollm2, builtin:tiny
-    dtype: str = "auto"  # bfloat16 (float32 master weights) or float32; auto: bfloat16 where instructions for it are
+    dtype: str = "auto"  # bfloat16 (float32 master weights) or float32; auto: bfloat16 where the hardware has it
     attention: str = "auto"  # the learner's: blocks (any device), flex (CUDA), or auto: flex where there is CUDA
     context_tokens: int = 1024  # longest prompt plus completion that the engine takes
     freeze: list[str] = field(default_factory=list)  # patterns of parameter names that are not trained, such as *embed_tokens*
