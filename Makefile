@@ -2,7 +2,7 @@
 #
 #   make run ARGS="train.steps=2"      python -m posttrain.run algo=sapo train.steps=2
 #   make test TESTS=tests/unit         lint, types, budgets, then these tests
-#   make bench NAMES="flops prefix"     some of benchmarks/, into benchmarks/RESULTS.md; all of it takes about an hour
+#   make bench NAMES="flops prefix"     some of benchmarks/, into benchmarks/RESULTS.md; all of it takes hours
 #   make PYTHON=/path/to/python3.11    another interpreter than the python3.11 or python3 found first
 #
 # The stamps are written last, so an interrupted set-up is taken up again.
