@@ -70,8 +70,8 @@ def trl_steps(prompts: Path, settings: dict) -> list[float]:
     rows, described = prompts.with_name("prompts.json"), prompts.with_name("settings.json")
     rows.write_text(json.dumps([json.loads(line) for line in prompts.read_text().splitlines()]))
     model = resolve("builtin:smollm2")
-    ours = {"model": model, "max_completion_tokens": MAX_COMPLETION_TOKENS, "dtype": fast_dtype(has_gpu=False)}
-    described.write_text(json.dumps({**settings, **ours}))
+    shared = {"model": model, "max_completion_tokens": MAX_COMPLETION_TOKENS, "dtype": fast_dtype(has_gpu=False)}
+    described.write_text(json.dumps({**settings, **shared}))
     command = [sys.executable, str(Path(__file__).with_name("trl_steps.py")), str(rows), str(described)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:

@@ -37,6 +37,7 @@ from posttrain.types import Batch, Episode, Group, Prompt, Turn
 THREADS = os.cpu_count() or 1
 PORT = 29650
 DTYPE = fast_dtype(has_gpu=False)
+TORCH_DTYPE = DTYPES[DTYPE]
 
 
 def make_learner(model_path: str, dtype: str = DTYPE, **train: object) -> Learner:
@@ -79,7 +80,7 @@ def step_seconds(learner: Learner, batches: list[Batch]) -> float:
 
 def matrix_rate() -> float:
     """FLOP/s of a 2048 x 2048 x 2048 product in the learner's dtype."""
-    a, b = (torch.randn(2048, 2048, dtype=DTYPES[DTYPE]) for _ in range(2))
+    a, b = (torch.randn(2048, 2048, dtype=TORCH_DTYPE) for _ in range(2))
     started, repeats = time.monotonic(), 30
     for _ in range(repeats):
         a @ b
@@ -137,7 +138,7 @@ def vocabulary() -> dict[str, object]:
             max_position_embeddings=8192, tie_word_embeddings=True,
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
-            LlamaForCausalLM(config).to(DTYPES[DTYPE]).save_pretrained(folder)
+            LlamaForCausalLM(config).to(TORCH_DTYPE).save_pretrained(folder)
             model = load_model(folder, DTYPE)
         few, many = (peak_mb(model, random_groups(1, 1, 16, tokens - 16, size)) for tokens in (2048, 4096))
         rows[size] = {"few_mb": few, "many_mb": many, "mb_per_1k_tokens": (many - few) / 2.048}
@@ -148,8 +149,8 @@ def distillation() -> dict[str, object]:
     """The exact divergence from a teacher's hidden states, forward and backward through both heads, by vocabulary: as `vocabulary`."""
     rows = {}
     for size in (8_000, 32_000, 64_000, 152_000):
-        layer = torch.nn.Linear(256, size, bias=False, dtype=DTYPES[DTYPE])
-        teacher = TeacherHead(torch.randn(size, 512, dtype=DTYPES[DTYPE]))
+        layer = torch.nn.Linear(256, size, bias=False, dtype=TORCH_DTYPE)
+        teacher = TeacherHead(torch.randn(size, 512, dtype=TORCH_DTYPE))
         few, many = (peak_of(divergence(layer, teacher, tokens)) for tokens in (512, 1024))
         rows[size] = {"few_mb": few, "many_mb": many, "mb_per_1k_tokens": (many - few) / 0.512}
     return rows
@@ -157,7 +158,7 @@ def distillation() -> dict[str, object]:
 
 def divergence(layer: torch.nn.Linear, teacher: TeacherHead, tokens: int) -> Callable[[], None]:
     """A forward and backward pass of JSD, the kind that needs most, from the student's hidden states on."""
-    hidden, theirs = (torch.randn(tokens, width, dtype=DTYPES[DTYPE]) for width in (layer.in_features, teacher.weight_VH.shape[1]))
+    hidden, theirs = (torch.randn(tokens, width, dtype=TORCH_DTYPE) for width in (layer.in_features, teacher.weight_VH.shape[1]))
     targets = torch.zeros(tokens, dtype=torch.int64)
     teaching = FullTeaching(Divergence("jsd"), theirs, teacher)
 

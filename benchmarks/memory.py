@@ -1,8 +1,8 @@
 """Peak memory against length: `python benchmarks/memory.py [LONGEST]` prints JSON.
 
-One SFT step on one document, half of it trained, SmolLM2, each length in a process of its
-own, with and without gradient checkpointing. Lengths double from 1024 to LONGEST for as long as the next one would, by a straight
-line through the last two, stay within the memory that is free.
+One SFT step on one document, half of it trained, SmolLM2, each length in a process of its own, with and without gradient
+checkpointing. Lengths double from 1024 to LONGEST for as long as the next one would, by a straight line through the last two, stay
+within the memory that is free.
 """
 
 import json

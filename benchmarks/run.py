@@ -94,10 +94,9 @@ def report(results: dict[str, Any]) -> str:
     for name, (text, section) in SECTIONS.items():
         if name in results:
             parts.append(text)
-        for dtype in ("bfloat16", "float32"):
-            if result := results.get(name, {}).get(dtype):
-                made_with = ", ".join(f"{key} {value}" for key, value in result["made"].items())
-                parts.append(f"{section(result['numbers'])}\n`python benchmarks/{shlex.join(COMMANDS[name])}`; {made_with}\n")
+        for _, result in sorted(results.get(name, {}).items()):  # by dtype
+            made_with = ", ".join(f"{key} {value}" for key, value in result["made"].items())
+            parts.append(f"{section(result['numbers'])}\n`python benchmarks/{shlex.join(COMMANDS[name])}`; {made_with}\n")
     return "\n".join(parts)
 
 

@@ -19,7 +19,6 @@ LAYERS: dict[str, int] = {
     **dict.fromkeys(("posttrain.files", "posttrain.frames", "posttrain.sandbox", "posttrain.strict_json"), 2),
     **dict.fromkeys(("posttrain.lanes", "posttrain.lane_process", "posttrain.tool_calls"), 2),
     **dict.fromkeys(("posttrain.packing", "posttrain.stats", "posttrain.episodes", "posttrain.rundir", "posttrain.builtin_models"), 2),
-    "posttrain.processor": 2,
     # What engine, learner and driver say to each other: these know none of the three.
     **dict.fromkeys(("posttrain.weights", "posttrain.worker", "posttrain.learner_spec", "posttrain.torchvision_cpu"), 2),
     **dict.fromkeys(("posttrain.rewards", "posttrain.rollout", "posttrain.algorithms.losses", "posttrain.algorithms.advantages"), 3),
@@ -35,7 +34,7 @@ LAYERS: dict[str, int] = {
     "posttrain.algorithms": 5,
     "posttrain.curate": 6,
     **dict.fromkeys(("posttrain.run", "posttrain.help", "posttrain.mistakes", "posttrain.doctor"), 6),
-    **dict.fromkeys(("posttrain.fingerprint", "posttrain.seeds"), 2),
+    **dict.fromkeys(("posttrain.fingerprint", "posttrain.processor", "posttrain.seeds"), 2),
     **dict.fromkeys(("posttrain.pipeline", "posttrain.pipeline_commands", "posttrain.pipeline_report", "posttrain.pipeline_run"), 6),
 }
 LAZY_AT_WILL = ("posttrain.run", "posttrain.algorithms")

@@ -121,7 +121,7 @@ class Running:
         self.process.wait()
         gone_within(family, 30)
 
-    def finish(self, timeout=800) -> Result:
+    def finish(self, timeout=400) -> Result:
         """Waits for the end; the processes it leaves behind are an error of the test that calls this."""
         self.process.wait(timeout)
         return Result(self.process.returncode, self.out.read_text(), self.err.read_text(), time.monotonic() - self.started)

@@ -22,7 +22,9 @@ def rows_of(start, name: str, *overrides: str) -> list[dict]:
     return read_rows(running.folder / "metrics.jsonl")
 
 
-@pytest.mark.parametrize("name", ["grpo", *(pytest.param(name, marks=pytest.mark.slow) for name in RUNS if name != "grpo")])
+@pytest.mark.parametrize(
+    "name", ["grpo", "gspo", *(pytest.param(name, marks=pytest.mark.slow) for name in RUNS if name not in ("grpo", "gspo"))]
+)
 def test_it_learns_and_reports(start, name):
     overrides, metrics = RUNS[name]
     rows = rows_of(start, name, *overrides, "train.steps=20")

@@ -30,7 +30,7 @@ def test_stage_1_in_small(launch, tmp_path):
         *("pipeline=small.yaml", f"--config-dir={example}", f"model.path={ROOT / 'examples/tiny_vlm/model'}"),
         *(f"imitate.task.path={rows}", *few, *short),
     ]
-    finished = launch(folder, overrides, tmp_path / "run", base=()).finish()
+    finished = launch(folder, overrides, tmp_path / "run", base=()).finish(timeout=800)  # three stages
     assert finished.code == 0, finished.err
 
     improved = read_rows(folder / "02-improve/metrics.jsonl")
